@@ -1,0 +1,164 @@
+"""Writes the bundle, and nothing else does: into a temporary folder, then one rename.
+
+    OUT/
+      artifact.json       components, assets and program, as the driver reads them
+      model/…  assets/…   the artifact's files
+      driver.py  run.py   executes it with onnxruntime, numpy and tokenizers only
+      manifest.json       every pass, figure and verdict
+      report.html  model_card.md  run.log  SHA256SUMS
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.artifact import Artifact, placed_files, sha256_file
+from edgepipe.errors import ModelError, UsageError
+from edgepipe.resources import resource
+from edgepipe.store import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CHECKSUMS = "SHA256SUMS"
+REJECTED = ".rejected"
+
+
+def check_target(out: Path, *, force: bool) -> None:
+    """Refuse an output folder that exists (without `force`), is no bundle, or cannot be written, before hours of work."""
+    if out.exists() and not force:
+        raise UsageError("the output folder exists", where=str(out), fix="choose another --out, or --force to replace it")
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / "manifest.json").is_file():
+        raise UsageError("the output path exists and is no bundle, so --force will not replace it", where=str(out), fix="choose another --out")
+    parent = out.parent
+    while not parent.exists():
+        parent = parent.parent
+    with disk_errors(parent), tempfile.NamedTemporaryFile(dir=parent, prefix=".edgepipe-"):
+        pass
+
+
+def device_bytes(artifact: Artifact) -> int:
+    """Bytes that go to the device: the artifact's files, the driver and run.py."""
+    scripts = [resource("devices") / "driver.py", resource("export") / "run.py"]
+    return sum(ref.bytes for ref in placed_files(artifact).values()) + sum(path.stat().st_size for path in scripts)
+
+
+def write_bundle(artifact: Artifact, out: Path, texts: Mapping[str, str], *, broken: bool, archive: bool = False) -> Path:
+    """Write the bundle whole; `texts` are the generated files by name. A broken one goes to `OUT.rejected`.
+
+    What stood at the target is replaced in one step; a crash leaves either the old or the new.
+    """
+    target = out.with_name(out.name + REJECTED) if broken else out
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+        building.chmod(0o755)
+    try:
+        with disk_errors(target):
+            _fill(building, artifact, texts)
+            _swap(building, target)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    if not broken:  # an older rejection no longer tells of this build
+        shutil.rmtree(out.with_name(out.name + REJECTED), ignore_errors=True)
+    if archive:
+        with disk_errors(target):
+            write_archive(target)
+    return target
+
+
+def _fill(folder: Path, artifact: Artifact, texts: Mapping[str, str]) -> None:
+    for place, ref in placed_files(artifact).items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ref.location, folder / place)
+    (folder / "artifact.json").write_text(json.dumps(artifact.to_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    shutil.copyfile(resource("devices") / "driver.py", folder / "driver.py")
+    shutil.copyfile(resource("export") / "run.py", folder / "run.py")
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    lines = [f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}" for path in _files(folder)]
+    (folder / CHECKSUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for path in _files(folder):
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _swap(building: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(building, target)
+        return
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-old-"))
+    os.rename(target, aside / "old")
+    try:
+        os.rename(building, target)
+    except OSError:
+        os.rename(aside / "old", target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_archive(bundle: Path) -> Path:
+    """`BUNDLE.tar.gz`, the same bytes for the same files: sorted, no times, no owners."""
+    target = bundle.with_name(bundle.name + ".tar.gz")
+    part = target.with_name(f".{target.name}.part")
+
+    def plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.mtime = info.uid = info.gid = 0
+        info.uname = info.gname = ""
+        info.mode = 0o644 if info.isfile() else 0o755
+        return info
+
+    try:
+        with part.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed, tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for path in _files(bundle):
+                tar.add(path, f"{bundle.name}/{path.relative_to(bundle).as_posix()}", filter=plain)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def read_bundle(folder: Path) -> tuple[Artifact, dict[str, Any]]:
+    """A bundle's artifact and manifest. Raises `ModelError` for what is no bundle, and for one that was tampered with."""
+    sums = folder / CHECKSUMS
+    if not sums.is_file() or not (folder / "manifest.json").is_file():
+        raise ModelError("the folder is no edgepipe bundle", where=str(folder), fix="name the folder `edgepipe compress` wrote")
+    listed = dict(reversed(line.split("  ", 1)) for line in sums.read_text(encoding="utf-8").splitlines() if "  " in line)
+    for name, expected in listed.items():
+        path = folder / name
+        if not path.is_file() or sha256_file(path) != expected:
+            raise ModelError(f'"{name}" is not the file the bundle was made with', where=str(folder), fix="take the bundle from where it was built again")
+    extra = {path.relative_to(folder).as_posix() for path in _files(folder)} - set(listed) - {CHECKSUMS}
+    if stray := sorted(name for name in extra if name.startswith(("model/", "assets/")) or name.endswith(".py")):
+        raise ModelError(f'"{stray[0]}" was added to the bundle', where=str(folder), fix="take the bundle from where it was built again")
+    try:
+        artifact = Artifact.from_json(json.loads((folder / "artifact.json").read_text(encoding="utf-8")), folder)
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError):
+        raise ModelError("the bundle's artifact.json or manifest.json is corrupt", where=str(folder), fix="take the bundle from where it was built again") from None
+    return artifact, manifest
+
+
+def totals(artifact: Artifact) -> dict[str, Any]:
+    """{sha256, size_bytes, parameters} over all components; the sha256 is the file's where there is one only."""
+    files = [ref for component in artifact.components.values() for ref in component.files]
+    joined = hashlib.sha256("".join(ref.sha256 for ref in files).encode()).hexdigest()
+    return {
+        "sha256": files[0].sha256 if len(files) == 1 else joined,
+        "size_bytes": sum(ref.bytes for ref in files),
+        "parameters": sum(component.parameters for component in artifact.components.values()),
+    }

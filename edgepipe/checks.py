@@ -1,0 +1,162 @@
+"""Checks that the pipeline runs after a pass: the pass declares them, none judges itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.errors import PassError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+
+    from edgepipe.artifact import Artifact
+    from edgepipe.context import Context, Runnable
+    from edgepipe.passes import PassSpec
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    name: str
+    held: bool
+    value: float | None
+    limit: float | None
+    detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "held": self.held, "value": self.value, "limit": self.limit, "detail": self.detail}
+
+
+def run_checks(spec: PassSpec, before: Artifact, after: Artifact, options: Any, ctx: Context) -> list[CheckResult]:
+    """Run the checks a pass declares; `PassError` naming the first that does not hold."""
+    results = []
+    for check in spec.checks:
+        ctx.progress(f"checking {check.name}")
+        value, held, detail = CHECKS[check.name](before, after, options, ctx, check.limit)
+        results.append(CheckResult(check.name, held, value, check.limit, detail))
+        if not held:
+            shown = f" ({value:.3g}, limit {check.limit:.3g})" if value is not None and check.limit is not None else ""
+            raise PassError(f"its check {check.name} failed{shown}: {detail}", where=f"pass {spec.name}", fix=FIXES.get(check.name))
+    return results
+
+
+Outcome = tuple[float | None, bool, str]
+
+
+def equal_outputs(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
+    """Largest absolute difference of all outputs over the probe inputs."""
+    weights = getattr(options, "weights", ())
+    old, new = ctx.run(before, adapter_weights=weights), ctx.run(after)
+    worst, where = largest_difference(old, new, ctx, before)
+    return worst, limit is None or worst <= limit, where
+
+
+def close_outputs(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
+    """As equal-outputs, relative to the outputs' size where that is over 1."""
+    worst, where = largest_difference(ctx.run(before), ctx.run(after), ctx, before, relative=True)
+    return worst, limit is None or worst <= limit, where
+
+
+def same_as_unoptimised(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
+    """The session as it will run against a plain one: the runtime's own rewrites have been wrong."""
+    worst, where = largest_difference(ctx.run(after, optimise=False), ctx.run(after), ctx, after, relative=True)
+    return worst, limit is None or worst <= limit, where
+
+
+def largest_difference(old: Runnable, new: Runnable, ctx: Context, artifact: Artifact, *, relative: bool = False) -> tuple[float, str]:
+    import numpy as np
+
+    worst, where = 0.0, "no output differs"
+    for feeds in ctx.probes(artifact):
+        shape = " × ".join(str(n) for n in next(iter(feeds.values())).shape)
+        expected, got = old(feeds), new(feeds)
+        for (name, a), b in zip(expected.items(), got.values(), strict=False):
+            if a.shape != b.shape:
+                return float("inf"), f'output "{name}" has shape {b.shape}, not {a.shape}, for an input of {shape}'
+            gap = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) if a.size else 0.0
+            if relative and a.size:
+                gap /= max(1.0, float(np.abs(a).max()))
+            if not np.isfinite(gap):
+                return float("inf"), f'output "{name}" is not finite for an input of {shape}'
+            if gap > worst:
+                worst, where = gap, f'output "{name}", input of {shape}'
+    return worst, where
+
+
+def smaller(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
+    """Weights were physically removed."""
+    removed = before.model.parameters - after.model.parameters
+    return float(removed), removed > 0, f"{removed:,} parameters removed"
+
+
+def same_signature(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
+    """Inputs keep their names, outputs their number."""
+
+    def shape(artifact: Artifact) -> tuple[list[str], int]:
+        signature = artifact.model.signature
+        return sorted(i["name"] for i in signature["inputs"]), len(signature["outputs"])
+
+    old, new = shape(before), shape(after)
+    return None, old == new, "inputs and outputs are the same" if old == new else f"was {old}, is {new}"
+
+
+def loads(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
+    """The model opens and gives finite numbers."""
+    import numpy as np
+
+    run = ctx.run(after)
+    for feeds in ctx.probes(after)[:1]:
+        for name, value in run(feeds).items():
+            if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+                return None, False, f'output "{name}" is not finite'
+    return None, True, "opens and runs"
+
+
+def batch_invariant(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
+    """How far a sample's outputs move when it is batched with others and padded. Dynamic activation scales move
+    them; float32 does not."""
+    worst = batch_difference(after, ctx)
+    return worst, limit is None or worst <= limit, "largest difference between a sample alone and in a padded batch"
+
+
+def batch_difference(artifact: Artifact, ctx: Context) -> float:
+    import numpy as np
+
+    run = ctx.run(artifact)
+    probes = ctx.probes(artifact)
+    singles = [feeds for feeds in probes if _rows(feeds) == 1]
+    batches = [feeds for feeds in probes if _rows(feeds) > 1]
+    if not batches or len(singles) < _rows(batches[0]):
+        return 0.0
+    together = run(batches[0])
+    worst = 0.0
+    for index in range(_rows(batches[0])):
+        for name, value in run(singles[index]).items():
+            row = together[name][index : index + 1]
+            row = row[tuple(slice(0, n) for n in value.shape)]  # outputs per position: without the padding
+            worst = max(worst, float(np.abs(row - value).max()))
+    return worst
+
+
+def _rows(feeds: Mapping[str, np.ndarray]) -> int:
+    shape = next(iter(feeds.values())).shape
+    return shape[0] if shape else 1
+
+
+CHECKS: dict[str, Callable[..., Any]] = {
+    "equal-outputs": equal_outputs,
+    "close-outputs": close_outputs,
+    "same-as-unoptimised": same_as_unoptimised,
+    "smaller": smaller,
+    "same-signature": same_signature,
+    "loads": loads,
+    "batch-invariant": batch_invariant,
+}
+FIXES = {
+    "equal-outputs": "the rewritten model does not compute the same; leave the pass out of the recipe and report it",
+    "close-outputs": "the rewritten model does not compute the same; leave the pass out of the recipe and report it",
+    "same-as-unoptimised": "the runtime's own optimiser changes the results; try other fusions, or leave the pass out",
+    "smaller": "raise the ratio, or leave the pass out of the recipe",
+}

@@ -1,0 +1,47 @@
+"""What a pass may use: protocols that the pipeline injects. Their answers are part of a pass's cache key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+
+    from edgepipe.artifact import Artifact
+    from edgepipe.data import Sample, Split
+
+    Feeds = Mapping[str, np.ndarray]
+
+
+class Runnable(Protocol):
+    """One opened model: feeds in, outputs out, torch and ONNX alike."""
+
+    def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]: ...
+
+
+class Context(Protocol):
+    """The services of a pass. `workdir` is its own empty folder and the only place it writes."""
+
+    workdir: Path
+    facts: Mapping[str, Any]  # the profile facts the pass declared, by dotted name
+
+    def data(self, split: Split) -> list[Sample]:
+        """Samples of a split the pass declared."""
+
+    def cost(self, operator: str) -> float | None:
+        """Measured time of a fused operator over the time of its parts; None where nothing was measured."""
+
+    def run(self, artifact: Artifact, *, optimise: bool = True, adapter_weights: Sequence[float] = ()) -> Runnable:
+        """Open the artifact's model (with its adapters unmerged, when it has any)."""
+
+    def feeds(self, artifact: Artifact, samples: Sequence[Sample]) -> Feeds:
+        """The model's inputs for these samples as one padded batch."""
+
+    def probes(self, artifact: Artifact) -> list[Feeds]:
+        """Inputs to compare models on: real samples, singly and as a padded batch, or generated ones without data."""
+
+    def progress(self, what: str, done: int = 0, total: int = 0) -> None:
+        """Say what is being done, and how far."""

@@ -1,0 +1,1 @@
+"""Kernel costs: what operators cost on a machine, and the arithmetic a model does."""

@@ -1,0 +1,206 @@
+"""The one loader of torch models: transformers folders, sentence-transformers, pruned ones, a user's factory.
+
+Weights are read from safetensors or weights-only .bin files; nothing a model folder contains is executed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.artifact import sha256_file
+from edgepipe.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+    from edgepipe.artifact import Artifact, Component
+
+AUTO_CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "image-classification": "AutoModelForImageClassification",
+    "sentence-similarity": "AutoModel",
+}
+
+
+def load_torch(artifact: Artifact, *, adapter_weights: Sequence[float] = ()) -> nn.Module:
+    """The artifact's torch model in float32 and eval mode, with its adapters unmerged on top when it has any.
+
+    Raises `ModelError` naming weights that are missing, and layers an adapter does not fit.
+    """
+    adapters = [component for role, component in artifact.components.items() if component.format == "peft"]
+    module, missing = _load_base(artifact)
+    if adapters:
+        from edgepipe.adapters import attach
+
+        module, supplied = attach(module, adapters, adapter_weights, _config(artifact.model))
+        missing = [key for key in missing if not key.startswith(tuple(supplied))]
+    if missing:
+        raise ModelError(f"weights are missing for {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}", where=str(artifact.model.folder),
+                         fix="the model has no trained head for this task: name its adapter with --adapter, or another --task")  # fmt: skip
+    return module.eval()
+
+
+def _config(component: Component) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((component.folder / "config.json").read_text(encoding="utf-8"))
+    return data
+
+
+def _load_base(artifact: Artifact) -> tuple[nn.Module, list[str]]:
+    program, folder = artifact.program, artifact.model.folder
+    if program.get("factory"):
+        return _from_factory(program["factory"], folder), []
+    if (folder / "structure.json").is_file():
+        return _restructured(artifact), []
+    module, missing = _from_transformers(artifact)
+    if sentence_pooling(artifact):
+        from edgepipe.sentence_encoder import SentenceEncoder
+
+        return SentenceEncoder(module, **sentence_pooling(artifact)), missing
+    return module, missing
+
+
+def sentence_pooling(artifact: Artifact) -> dict[str, Any]:
+    """How token embeddings become a sentence embedding: {pooling, normalize}; empty for models that do not pool."""
+    folder = artifact.model.folder
+    task = artifact.program["task"]
+    modules = folder / "modules.json"
+    if task != "sentence-similarity" and not (task == "fidelity" and modules.is_file()):
+        return {}
+    if not modules.is_file():
+        return {"pooling": "mean", "normalize": True}
+    kinds = [entry["type"].rsplit(".", 1)[-1] for entry in json.loads(modules.read_text(encoding="utf-8"))]
+    config = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+    modes = [key.removeprefix("pooling_mode_").removesuffix("_token") for key, on in config.items() if key.startswith("pooling_mode_") and on]
+    names = {"mean_tokens": "mean", "cls": "cls", "max_tokens": "max"}
+    unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
+    if unknown or len(modes) != 1 or modes[0] not in names:
+        raise ModelError(f"sentence-transformers modules not known here: {', '.join(unknown or modes)}", where=str(modules),
+                         fix="Transformer, Pooling (mean, cls or max) and Normalize are")  # fmt: skip
+    return {"pooling": names[modes[0]], "normalize": "Normalize" in kinds}
+
+
+def _auto_class(artifact: Artifact) -> Any:
+    import transformers
+
+    task = artifact.program["task"]
+    if task in AUTO_CLASSES:
+        return getattr(transformers, AUTO_CLASSES[task])
+    if sentence_pooling(artifact):
+        return transformers.AutoModel
+    names = _config(artifact.model).get("architectures") or ["AutoModel"]
+    found = getattr(transformers, names[0], None)
+    if found is None:
+        raise ModelError(f'the architecture "{names[0]}" is not in transformers', where=str(artifact.model.folder / "config.json"), fix="build it with --model-factory FILE.py:function")
+    return found
+
+
+def _labels(artifact: Artifact) -> dict[str, Any]:
+    labels = artifact.program.get("labels")
+    if not labels:
+        return {}
+    return {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+
+
+def _from_transformers(artifact: Artifact) -> tuple[nn.Module, list[str]]:
+    import torch
+
+    folder = artifact.model.folder
+    if _config(artifact.model).get("quantization_config"):
+        raise ModelError("the model is already quantized, so its weights cannot be pruned or merged", where=str(folder), fix="start from the model before quantization")
+    pickled = not any(ref.path.endswith(".safetensors") for ref in artifact.model.files)
+    try:
+        module, info = _auto_class(artifact).from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True, dtype=torch.float32,
+            attn_implementation="eager", use_safetensors=not pickled, weights_only=True, **_labels(artifact),
+        )  # fmt: skip
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        text = str(error).strip() or type(error).__name__
+        if pickled and "weights" in text.lower() and "only" in text.lower():
+            text = "the .bin file holds more than weights; loading it would run code"
+        raise ModelError(f"transformers cannot load the model: {text.splitlines()[0]}", where=str(folder), fix="check that config.json and the weights belong together") from None
+    if mismatched := info.get("mismatched_keys"):
+        raise ModelError(f"weights do not have the shape config.json says: {mismatched[0]}", where=str(folder), fix="check that config.json and the weights belong together")
+    missing = sorted(info["missing_keys"])
+    if sentence_pooling(artifact):
+        missing = [key for key in missing if not key.startswith("pooler.")]  # pooled otherwise, so never used
+    return module, missing
+
+
+def _restructured(artifact: Artifact) -> nn.Module:
+    """A pruned model: built from its config, cut to the widths in structure.json, then filled."""
+    from safetensors.torch import load_file
+
+    from edgepipe.structure import apply_structure, read_structure
+
+    folder = artifact.model.folder
+    module = _empty(artifact)
+    apply_structure(module, read_structure(folder))
+    state: dict[str, Any] = {}
+    for ref in artifact.model.files:
+        if ref.path.endswith(".safetensors"):
+            state |= load_file(ref.location)
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ModelError(f"the weights do not have the widths structure.json says: {str(error).splitlines()[-1].strip()}", where=str(folder), fix="take the folder as the pruning pass wrote it") from None
+    tied = set(getattr(module, "_tied_weights_keys", None) or ())
+    if unexpected or set(missing) - tied:
+        raise ModelError(f"weights are missing or unexpected: {[*missing, *unexpected][:5]}", where=str(folder), fix="take the folder as the pruning pass wrote it")
+    if hasattr(module, "tie_weights"):
+        module.tie_weights()
+    return module
+
+
+def _empty(artifact: Artifact) -> nn.Module:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(artifact.model.folder, local_files_only=True, **_labels(artifact))
+    auto = _auto_class(artifact)
+    if hasattr(auto, "from_config"):
+        module: nn.Module = auto.from_config(config, attn_implementation="eager")
+    else:
+        config._attn_implementation = "eager"
+        module = auto(config)
+    if sentence_pooling(artifact):
+        from edgepipe.sentence_encoder import SentenceEncoder
+
+        return SentenceEncoder(module, **sentence_pooling(artifact))
+    return module
+
+
+def _from_factory(factory: Mapping[str, Any], folder: Path) -> nn.Module:
+    from safetensors.torch import load_file
+    from torch import nn
+
+    path = Path(factory["file"])
+    if sha256_file(path) != factory["sha256"]:
+        raise UsageError("the model factory changed while the build ran", where=str(path), fix="run again")
+    spec = importlib.util.spec_from_file_location("edgepipe_model_factory", path)
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(made)
+        module = getattr(made, factory["function"])(_config_of(folder))
+    except Exception as error:
+        raise ModelError(f"the model factory raised {type(error).__name__}: {error}", where=f"{path}:{factory['function']}", fix="it takes the config (a dict) and returns a torch module") from error
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"the model factory returned {type(module).__name__}, not a torch module", where=f"{path}:{factory['function']}", fix="return a torch.nn.Module")
+    state: dict[str, Any] = {}
+    for weights in sorted(folder.glob("*.safetensors")):
+        state |= load_file(weights)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(f"the weights do not fit the factory's module: {str(error).splitlines()[-1].strip()}", where=str(folder), fix="build the module the weights were saved from") from None
+    return module.float()
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -1,0 +1,248 @@
+"""Measures a candidate and its float32 baseline side by side on one runner: raw figures, no verdicts.
+
+Both run in processes of their own, alternating in small blocks, spinning off. One walk over the test data gives
+accuracy, the latency distribution at the task's own lengths, and end-to-end latency with encoding.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from edgepipe.probes import fixed_feeds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from edgepipe.artifact import Artifact
+    from edgepipe.data import Sample
+    from edgepipe.progress import Progress
+    from edgepipe.runners import OpenModel, Runner
+    from edgepipe.tasks import TaskSpec
+
+BLOCK = 8
+WARM_UP = 8
+PARITY_SAMPLES = 200
+BATCH, PADDING = 8, 32
+ROUNDS, PER_ROUND = 12, 3
+SHAPES = {"text": ((1, 16), (1, 128), (8, 64)), "image": ((1, 0), (8, 0)), "tensors": ()}
+STAGE = "validate"
+
+
+@dataclass(slots=True)
+class Timing:
+    """Milliseconds of baseline and candidate under one condition."""
+
+    batch: int
+    length: str
+    baseline_ms: list[float]
+    candidate_ms: list[float]
+    end_to_end: bool = False
+
+
+@dataclass(slots=True)
+class Measurement:
+    """Raw figures of one candidate against its baseline on one runner."""
+
+    runner: str
+    threads: int
+    baseline_counts: list[list[float]] = field(default_factory=list)
+    candidate_counts: list[list[float]] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
+    parity: dict[str, float] = field(default_factory=dict)
+    batch: dict[str, float] = field(default_factory=dict)
+    padding: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    other_load: float = 0.0
+    changed: list[dict[str, Any]] = field(default_factory=list)
+    classes: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Measurement:
+        return cls(**{**data, "timings": [Timing(**timing) for timing in data["timings"]]})
+
+
+def measure(
+    candidate: Artifact, baseline: Artifact, runner: Runner, task: TaskSpec, samples: Sequence[Sample], threads: int, progress: Progress
+) -> Measurement:
+    """Everything the validator judges, from one visit to the target. Raises `DeviceError` when the runner fails."""
+    result = Measurement(runner.name, threads)
+    ours, theirs = runner.push(candidate), runner.push(baseline)
+    labels = candidate.program.get("labels", ())
+    cpu = _CpuWatch()
+    with _opened(runner, ours, threads) as new, _opened(runner, theirs, threads) as old:
+        outputs = _walk(old, new, samples, task, labels, result, progress)
+        for batch, length in SHAPES[candidate.program["preprocess"]["kind"]]:
+            progress.update(STAGE, f"timing {batch} × {length}" if length else f"timing batch {batch}")
+            result.timings.append(_fixed_shape(old, new, candidate, batch, length))
+        result.other_load = cpu.others_share(old.usage()[1] + new.usage()[1])
+        progress.update(STAGE, "batch and padding invariance")
+        _invariance(new, samples, outputs, candidate, result)
+    progress.update(STAGE, "parity with a plain session")
+    with _opened(runner, ours, threads, optimise=False) as plain:
+        _parity(plain, samples, outputs, result)
+    progress.update(STAGE, "memory")
+    for name, folder in (("candidate", ours), ("baseline", theirs)):
+        result.memory[name] = _peak(runner, folder, threads, samples, candidate)
+    return result
+
+
+class _opened:
+    """An opened model that is closed whatever happens."""
+
+    def __init__(self, runner: Runner, folder: Any, threads: int, *, optimise: bool = True) -> None:
+        self._open: Callable[[], OpenModel] = lambda: runner.open(folder, threads=threads, optimise=optimise)
+
+    def __enter__(self) -> OpenModel:
+        self._model = self._open()
+        return self._model
+
+    def __exit__(self, *_: object) -> None:
+        self._model.close()
+
+
+class _CpuWatch:
+    """How much of the machine others used meanwhile: a busy machine makes times unproven."""
+
+    def __init__(self) -> None:
+        self._start, self._clock = self._busy(), time.perf_counter()
+        self._own = time.process_time()
+
+    @staticmethod
+    def _busy() -> float:
+        times = psutil.cpu_times()
+        return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0))
+
+    def others_share(self, agents_cpu_s: float) -> float:
+        """Share of all cores that processes other than ours used, 0 to 1."""
+        used = self._busy() - self._start - agents_cpu_s - (time.process_time() - self._own)
+        return max(0.0, used / ((time.perf_counter() - self._clock) * (psutil.cpu_count() or 1)))
+
+
+def _walk(
+    old: OpenModel, new: OpenModel, samples: Sequence[Sample], task: TaskSpec, labels: Sequence[str], result: Measurement, progress: Progress
+) -> list[Any]:
+    """Alternate over the samples in blocks; the one that goes first changes too. Gives the candidate's predictions."""
+    old.predict(samples[:WARM_UP])
+    new.predict(samples[:WARM_UP])
+    kept: list[Any] = []
+    model = Timing(1, "task", [], [])
+    total = Timing(1, "task", [], [], end_to_end=True)
+    for number, start in enumerate(range(0, len(samples), BLOCK)):
+        block = samples[start : start + BLOCK]
+        progress.update(STAGE, "baseline and candidate over the test data", start, len(samples))
+        if number % 2:
+            ours, theirs = new.predict(block), old.predict(block)
+        else:
+            theirs, ours = old.predict(block), new.predict(block)
+        for sample, a, b in zip(block, theirs, ours, strict=True):
+            if a.word_starts:
+                sample = {**sample, "word_starts": a.word_starts}
+            result.baseline_counts.append([float(v) for v in task.score(a.outputs, a.outputs, sample, labels)])
+            result.candidate_counts.append([float(v) for v in task.score(b.outputs, a.outputs, sample, labels)])
+            if task.predicted and labels:
+                _note_labels(sample, task.predicted(a.outputs, labels), task.predicted(b.outputs, labels), labels, result)
+            for timing, attribute in ((model, "model_ns"), (total, "total_ns")):
+                timing.baseline_ms.append(getattr(a, attribute) / 1e6)
+                timing.candidate_ms.append(getattr(b, attribute) / 1e6)
+        kept += ours
+    result.timings += [model, total]
+    return kept
+
+
+def _note_labels(sample: Mapping[str, Any], before: str, after: str, labels: Sequence[str], result: Measurement) -> None:
+    from edgepipe.tasks.classification import label_name
+
+    true = label_name(sample["label"], labels) if "label" in sample else None
+    if true is not None:
+        entry = result.classes.setdefault(true, {"n": 0, "baseline": 0, "candidate": 0})
+        entry["n"] += 1
+        entry["baseline"] += before == true
+        entry["candidate"] += after == true
+    if before != after:
+        shown = sample.get("text") or str(sample.get("image", ""))
+        result.changed.append({"input": shown[:300], "label": true, "before": before, "after": after})
+
+
+def _fixed_shape(old: OpenModel, new: OpenModel, candidate: Artifact, batch: int, length: int) -> Timing:
+    feeds = fixed_feeds(candidate, batch, length)
+    timing = Timing(batch, str(length) if length else "", [], [])
+    for round_number in range(ROUNDS + 1):
+        theirs, ours = old.repeat(feeds, PER_ROUND), new.repeat(feeds, PER_ROUND)
+        if round_number:  # the first round warms caches up
+            timing.baseline_ms += [ns / 1e6 for ns in theirs]
+            timing.candidate_ms += [ns / 1e6 for ns in ours]
+    return timing
+
+
+def _parity(plain: OpenModel, samples: Sequence[Sample], outputs: Sequence[Any], result: Measurement) -> None:
+    """The same artifact as it runs on the target against a plain session without the runtime's rewrites."""
+    part = samples[:PARITY_SAMPLES]
+    gaps = [_gap(a, b) for one, two in zip(plain.predict(part), outputs, strict=False) for a, b in zip(one.outputs, two.outputs, strict=True)]
+    result.parity = _summary(gaps)
+
+
+def _invariance(model: OpenModel, samples: Sequence[Sample], outputs: Sequence[Any], candidate: Artifact, result: Measurement) -> None:
+    """How far a sample's outputs move in a batch, and alone with padding behind it."""
+    if candidate.program["preprocess"]["kind"] == "tensors":  # arrays as the model takes them: no batch to make
+        return
+    part = samples[: min(PARITY_SAMPLES, len(samples) // BATCH * BATCH)]
+    gaps = []
+    for start in range(0, len(part), BATCH):
+        together = model.batch(part[start : start + BATCH])
+        alone = [run for prediction in outputs[start : start + BATCH] for run in prediction.outputs]
+        gaps += list(_row_gaps(together, alone))
+    result.batch = _summary(gaps)
+    if candidate.program["preprocess"]["kind"] != "text":
+        return
+    gaps = []
+    limit = candidate.program["preprocess"]["max_length"]
+    for sample, prediction in zip(part, outputs, strict=False):
+        # The output does not tell how long the input was, so pad to twice the usual or to the limit.
+        padded = model.batch([sample], min(limit, PADDING * 4)) if len(str(sample.get("text", ""))) < PADDING * 8 else None
+        if padded is not None:
+            gaps += list(_row_gaps(padded, prediction.outputs))
+    result.padding = _summary(gaps)
+
+
+def _row_gaps(together: Mapping[str, np.ndarray], alone: Sequence[Mapping[str, np.ndarray]]) -> Iterator[tuple[float, float, bool]]:
+    for index, run in enumerate(alone):
+        rows = {name: together[name][index : index + 1][tuple(slice(0, n) for n in value.shape)] for name, value in run.items()}
+        yield _gap(run, rows)
+
+
+def _gap(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> tuple[float, float, bool]:
+    """(cosine, largest absolute difference, same top class) of one run's first output."""
+    name = next(iter(a))
+    x, y = a[name].astype(np.float64), b[name].astype(np.float64)
+    scale = float(np.linalg.norm(x) * np.linalg.norm(y))
+    cosine = float((x.ravel() @ y.ravel()) / scale) if scale else float(np.array_equal(x, y))
+    same = bool((x.argmax(-1) == y.argmax(-1)).all()) if x.ndim else True
+    return cosine, float(np.abs(x - y).max()) if x.size else 0.0, same
+
+
+def _summary(gaps: Sequence[tuple[float, float, bool]]) -> dict[str, float]:
+    if not gaps:
+        return {}
+    return {
+        "n": len(gaps),
+        "cosine": statistics.fmean(gap[0] for gap in gaps),
+        "max_abs": max(gap[1] for gap in gaps),
+        "label_agreement": statistics.fmean(gap[2] for gap in gaps),
+    }
+
+
+def _peak(runner: Runner, folder: Any, threads: int, samples: Sequence[Sample], candidate: Artifact) -> int:
+    """Peak resident bytes of a fresh process that loads the artifact and runs its longest input."""
+    longest = sorted(samples, key=lambda sample: -len(str(sample.get("text", sample.get("tokens", "")))))[:3]
+    with _opened(runner, folder, threads) as model:
+        model.predict(longest)
+        return model.usage()[0]

@@ -1,0 +1,140 @@
+"""The registry of passes. A new pass is a new file here and a line in `BUILT_IN`; nothing else changes."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from edgepipe.errors import PassError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from types import ModuleType
+
+    from edgepipe.artifact import Artifact
+    from edgepipe.context import Context
+    from edgepipe.data import Split
+
+    PassFunction = Callable[[Artifact, Any, Context], Artifact]
+
+BUILT_IN = ("merge_lora", "prune_heads", "prune_ffn", "export_onnx", "optimize_graph", "quantize_dynamic")
+
+
+class PassOptions(BaseModel):
+    """Base of every options model: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A condition that must hold after a pass: a name in `edgepipe.checks` and its limit (None: reported only)."""
+
+    name: str
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PassSpec:
+    """One registered pass: what it takes and gives by role, where it may stand, what it uses, what must hold after."""
+
+    name: str
+    function: PassFunction
+    options: type[PassOptions]
+    takes: Mapping[str, str]
+    gives: Mapping[str, str]
+    after: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+    costs: tuple[str, ...] = ()
+    data: tuple[Split, ...] = ()
+    checks: tuple[Check, ...] = ()
+    libraries: tuple[str, ...] = ()  # whose versions are part of the cache key
+    lossless: bool = False
+    source: str = field(default="", compare=False)
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.function) or "").split("\n\n")[0].replace("\n", " ")
+
+
+_REGISTRY: dict[str, PassSpec] = {}
+
+
+def register_pass(
+    name: str,
+    *,
+    takes: Mapping[str, str],
+    gives: Mapping[str, str],
+    options: type[PassOptions] = PassOptions,
+    after: tuple[str, ...] = (),
+    before: tuple[str, ...] = (),
+    facts: tuple[str, ...] = (),
+    costs: tuple[str, ...] = (),
+    data: tuple[Split, ...] = (),
+    checks: tuple[Check, ...] = (Check("loads"),),
+    libraries: tuple[str, ...] = ("onnx", "onnxruntime"),
+    lossless: bool = False,
+) -> Callable[[PassFunction], PassFunction]:
+    """Register a pass: `function(artifact, options, ctx) -> artifact`, no base class.
+
+    `takes` and `gives` map roles to formats ({"model": "onnx"}); `after`/`before` name passes it must follow or
+    precede when both are in a recipe; `checks` are run by the pipeline on what it returns.
+    """
+
+    def register(function: PassFunction) -> PassFunction:
+        source = inspect.getsource(inspect.getmodule(function) or function)
+        _REGISTRY[name] = PassSpec(
+            name, function, options, dict(takes), dict(gives), after, before, facts, costs, data, checks, libraries, lossless, source
+        )
+        return function
+
+    return register
+
+
+def passes() -> dict[str, PassSpec]:
+    """Every pass by name: built in, of installed packages, of loaded plugins."""
+    from importlib.metadata import entry_points
+
+    for module in BUILT_IN:
+        import_module(f"edgepipe.passes.{module}")
+    for point in entry_points(group="edgepipe.passes"):
+        if point.name not in _REGISTRY:
+            try:
+                point.load()
+            except Exception as error:
+                raise PassError(f'the installed pass "{point.name}" does not load: {type(error).__name__}: {error}', where=point.value,
+                                fix="mend or uninstall its package") from error  # fmt: skip
+    return dict(_REGISTRY)
+
+
+def get_pass(name: str) -> PassSpec:
+    known = passes()
+    if name not in known:
+        raise UsageError(f'unknown pass "{name}"', where="recipe", fix=nearest(name, known))
+    return known[name]
+
+
+def load_plugin(path: Path) -> ModuleType:
+    """Import a local file that registers passes. `PassError` when it raises."""
+    import importlib.util
+    import sys
+
+    if not path.is_file():
+        raise UsageError("no such plugin file", where=str(path), fix="check --plugin")
+    name = f"edgepipe_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError("a plugin is a Python file", where=str(path), fix="name a .py file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise PassError(f"the plugin does not load: {type(error).__name__}: {error}", where=str(path), fix="run it by itself to see the traceback") from error
+    return module

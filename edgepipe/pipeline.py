@@ -1,0 +1,187 @@
+"""Runs a recipe: every pass in the worker, its result cached by content, so that a killed run resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.artifact import Artifact, digest
+from edgepipe.errors import UsageError
+from edgepipe.machine import machine_facts
+from edgepipe.passes import PassSpec, get_pass
+from edgepipe.store import cache_root, write_atomic
+from edgepipe.toml import parse
+from edgepipe.worker import Job, MeasureFusions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgepipe.config import Data, Recipe, Step
+    from edgepipe.data import Splits
+    from edgepipe.profile import Profile
+    from edgepipe.progress import Progress
+    from edgepipe.store import Store
+    from edgepipe.worker_process import WorkerProcess
+
+# What several built-in passes share: a change in one of these changes what they give.
+SHARED_SOURCES = ("loader.py", "adapters.py", "structure.py", "importance.py", "weights.py", "checks.py", "probes.py", "sentence_encoder.py")
+
+
+@dataclass(frozen=True, slots=True)
+class PassRun:
+    """What one pass did, for manifest and report."""
+
+    name: str
+    on: str
+    options: dict[str, Any]
+    reason: str
+    seconds: float
+    peak_rss_bytes: int
+    size_bytes_before: int
+    size_bytes_after: int
+    cached: bool
+    checks: list[dict[str, Any]]
+    artifact: str
+    parameters: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the passes of one build may draw on."""
+
+    store: Store
+    worker: WorkerProcess
+    progress: Progress
+    profile: Profile
+    data: Data
+    splits: Splits
+    threads: int
+    plugins: tuple[str, ...] = ()
+
+
+def check_recipe(recipe: Recipe, start: Artifact, where: str = "recipe") -> list[tuple[Step, PassSpec, Any]]:
+    """Steps with their pass and validated options. Raises `UsageError` for a wrong order, formats that do not meet,
+    unknown passes and options, before anything runs."""
+    formats = {role: component.format for role, component in start.components.items()}
+    names = [step.name for step in recipe.steps]
+    result = []
+    for index, step in enumerate(recipe.steps):
+        spec = get_pass(step.name)
+        options = parse(spec.options, step.options, source=f"{where}, step {index + 1} ({step.name})")
+        for earlier in names[:index]:
+            if earlier in spec.before:
+                raise UsageError(f"{step.name} must come before {earlier}", where=where, fix=f"move {step.name} up")
+        for later in names[index + 1 :]:
+            if later in spec.after:
+                raise UsageError(f"{step.name} must come after {later}", where=where, fix=f"move {step.name} down")
+        for role, wanted in spec.takes.items():
+            if formats.get(role) != wanted:
+                have = f"there it is {formats[role]}" if role in formats else f"there is no {role} there"
+                raise UsageError(f"{step.name} takes a {wanted} {role}, but {have}", where=f"{where}, step {index + 1}", fix=_format_fix(role, formats.get(role), wanted))
+        formats = {role: kind for role, kind in formats.items() if role not in spec.takes and kind != "peft"} | dict(spec.gives)
+        result.append((step, spec, options))
+    if formats.get("model") != "onnx":
+        raise UsageError("the recipe ends with a torch model, which no device runs", where=where, fix="add export-onnx")
+    return result
+
+
+def _format_fix(role: str, have: str | None, wanted: str) -> str:
+    if role == "adapter":
+        return "name the adapter with --adapter, or leave merge-lora out"
+    return "add export-onnx before it" if wanted == "onnx" else "the step must come before export-onnx" if have else f"give the build a {role}"
+
+
+def baseline_recipe(recipe: Recipe) -> Recipe | None:
+    """The steps that make the uncompressed float32 model: merging and exporting. None for models that are ONNX already."""
+    steps = tuple(step for step in recipe.steps if step.name in ("merge-lora", "export-onnx"))
+    return recipe.model_copy(update={"steps": steps}) if steps else None
+
+
+def run_recipe(steps: Sequence[tuple[Step, PassSpec, Any]], start: Artifact, setting: Setting) -> tuple[Artifact, list[PassRun]]:
+    """Run the steps from `start` (already in the store); each result is kept before the next begins."""
+    artifact, runs = start, []
+    for step, spec, options in steps:
+        artifact, run = _run_step(step, spec, options, artifact, setting)
+        runs.append(run)
+    return artifact, runs
+
+
+def _run_step(step: Step, spec: PassSpec, options: Any, before: Artifact, setting: Setting) -> tuple[Artifact, PassRun]:
+    setting.progress.stage(step.name, step.reason)
+    costs = {name: cost for name, cost in fusion_costs(setting).items() if name in spec.costs} if spec.costs else {}
+    facts = {name: setting.profile.facts().get(name) for name in spec.facts}
+    key = cache_key(spec, options, before, setting, facts, costs)
+    kept = setting.store.get_result(key)
+    after = setting.store.get(kept["artifact"]) if kept else None
+    if kept is None or after is None:
+        with setting.store.workdir() as workdir:
+            job = Job(step.name, options.model_dump(mode="json"), before, workdir, setting.data, setting.splits.columns, facts, costs, setting.threads, setting.plugins)
+            done = setting.worker.ask(job, step.name)
+            after = setting.store.put(done.value)
+        kept = {"artifact": after.digest, "seconds": round(done.seconds, 3), "peak_rss_bytes": done.peak_rss_bytes, "checks": done.checks}
+        setting.store.put_result(key, kept)
+        cached = False
+    else:
+        cached = True
+    run = PassRun(
+        step.name, step.on, options.model_dump(mode="json"), step.reason, kept["seconds"], kept["peak_rss_bytes"],
+        before.model.size_bytes, after.model.size_bytes, cached, kept["checks"], after.digest, after.model.parameters,
+    )  # fmt: skip
+    setting.progress.finish(step.name, "cached" if cached else f"{run.seconds:.1f} s")
+    return after, run
+
+
+def cache_key(spec: PassSpec, options: Any, before: Artifact, setting: Setting, facts: Mapping[str, Any], costs: Mapping[str, float]) -> str:
+    """Full sha256 over everything that decides what a pass gives."""
+    return digest(
+        {
+            "input": before.digest,
+            "pass": spec.name,
+            "source": hashlib.sha256(spec.source.encode()).hexdigest(),
+            "shared": shared_digest(),
+            "options": options.model_dump(mode="json"),
+            "data": {split: setting.splits.digest(split) for split in spec.data},
+            "facts": dict(facts),
+            "costs": dict(costs),
+            "threads": setting.threads,
+            "versions": {name: library_version(name) for name in (*spec.libraries, "edgepipe", "numpy")},
+        }
+    )
+
+
+@cache
+def shared_digest() -> str:
+    here = Path(__file__).parent
+    return digest([hashlib.sha256((here / name).read_bytes()).hexdigest() for name in SHARED_SOURCES])
+
+
+@cache
+def library_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def fusion_costs(setting: Setting) -> dict[str, float]:
+    """Measured costs of fused operators on this machine: once per machine kind and runtime, then kept."""
+    kind = {key: value for key, value in machine_facts().items() if key != "ram_bytes"}
+    name = digest([kind, library_version("onnxruntime"), setting.threads])[:16]
+    path = cache_root() / "devices" / f"host-{name}" / "fusions.json"
+    try:
+        stored: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["ratios"]
+        return stored
+    except (OSError, ValueError, KeyError):
+        pass
+    setting.progress.update("optimize-graph", "measuring fusions on this machine")
+    ratios: dict[str, float] = setting.worker.ask(MeasureFusions(setting.threads), "optimize-graph").value
+    write_atomic(path, json.dumps({"machine": kind, "ratios": ratios}, indent=1).encode())
+    return ratios

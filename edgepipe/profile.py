@@ -1,0 +1,208 @@
+"""Device profiles: the facts of one target as data, each with its source; a user's own may extend another."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from edgepipe.errors import UsageError, nearest
+from edgepipe.resources import resource
+from edgepipe.toml import parse, read_toml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HOST = "host"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cpu(_Table):
+    """The processor that runs inference: of unlike cores, the cluster inference is pinned to."""
+
+    model: str = Field(description="core, as QEMU or the vendor names it: cortex-a72")
+    arch: Literal["aarch64", "x86_64", "wasm32"]
+    isa: tuple[str, ...] = Field(description="features that kernels ask for, in Linux's names: asimd, asimddp, avx2, avx512_vnni")
+    cores: int = Field(gt=0)
+    clock_mhz: int = Field(gt=0)
+    l1d_kib: int | None = Field(default=None, gt=0, description="per core")
+    l2_kib: int | None = Field(default=None, gt=0, description="per core, or per cluster where shared")
+    l3_kib: int | None = Field(default=None, gt=0)
+
+    @property
+    def int8_dot_product(self) -> bool:
+        """Whether one instruction multiplies and adds 8-bit values into 32-bit sums."""
+        return bool({"asimddp", "i8mm", "avx512_vnni", "avx_vnni", "wasm_relaxed_simd"} & set(self.isa))
+
+    @property
+    def int8_saturates(self) -> bool:
+        """Whether u8 × s8 products are summed in 16 bits first: x86 without VNNI."""
+        return self.arch == "x86_64" and not self.int8_dot_product
+
+
+class Memory(_Table):
+    ram_bytes: int = Field(gt=0, description="what the board or tab has in all")
+    bandwidth_gb_s: float | None = Field(default=None, gt=0, description="to main memory, peak of the interface")
+
+
+class Runtime(_Table):
+    name: Literal["onnxruntime", "onnxruntime-web"] = "onnxruntime"
+    version: str = "1.32.0"
+    provider: str = "CPUExecutionProvider"
+    operators: str = Field(default="onnxruntime-cpu", description="support table in export/operators/")
+    threads: int = Field(gt=0)
+
+
+class Reach(_Table):
+    runner: Literal["local", "ssh", "adb", "browser", "emulated"] = Field(description="how edgepipe gets at the device")
+
+
+class Profile(_Table):
+    """One device. Facts stand in `cpu`, `memory`, `runtime`; `sources` says where each comes from."""
+
+    name: str
+    title: str
+    cpu: Cpu
+    memory: Memory
+    runtime: Runtime
+    reach: Reach
+    notes: str = ""
+    sources: dict[str, str] = Field(description='fact → where it comes from, e.g. "cpu.l2_kib" = "https://…"')
+
+    @model_validator(mode="after")
+    def _facts_have_sources(self) -> Profile:
+        unsourced = sorted(fact for fact in self.facts() if not _covered(fact, self.sources))
+        if unsourced:
+            raise ValueError(f"no source for {', '.join(unsourced)}; name one in [sources]")
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """Every stated fact by dotted name: `cpu.isa`, `memory.ram_bytes`, …"""
+        return {
+            f"{table}.{key}": value
+            for table in ("cpu", "memory", "runtime")
+            for key, value in getattr(self, table).model_dump(mode="json").items()
+            if value is not None
+        }
+
+
+def _covered(fact: str, sources: Mapping[str, str]) -> bool:
+    return fact in sources or fact.split(".")[0] in sources
+
+
+def load_profile(name: str) -> Profile:
+    """A profile by name (`rpi4`, `host`), or by path to a TOML file (which may say `extends = "rpi4"`).
+
+    Raises `UsageError` naming the nearest profile, or file, line and key.
+    """
+    if name == HOST:
+        return host_profile()
+    if name.endswith(".toml") or os.sep in name:
+        path = Path(name)
+        return parse(Profile, _resolved(path, ()), source=path)
+    path = resource("profiles") / f"{name}.toml"
+    if name not in profile_names():
+        raise UsageError(f'unknown profile "{name}"', where="--profile", fix=nearest(name, profile_names()))
+    if not path.is_file():
+        return _installed()[name]
+    return parse(Profile, _resolved(path, ()), source=path)
+
+
+def profile_names() -> list[str]:
+    """Names that `load_profile` takes: shipped, installed by packages, and `host`."""
+    shipped = {path.stem for path in resource("profiles").glob("*.toml")}
+    return sorted(shipped | set(_installed()) | {HOST})
+
+
+def _installed() -> dict[str, Profile]:
+    """Profiles of installed packages: entry points in `edgepipe.profiles` that give a path to a TOML file."""
+    from importlib.metadata import entry_points
+
+    found: dict[str, Profile] = {}
+    for point in entry_points(group="edgepipe.profiles"):
+        path = Path(str(point.load()))
+        found[point.name] = parse(Profile, _resolved(path, ()), source=path)
+    return found
+
+
+def _resolved(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
+    """The file's data with what it extends filled in below it."""
+    data = read_toml(path)
+    base_name = data.pop("extends", None)
+    if base_name is None:
+        return data
+    if str(path) in seen:
+        raise UsageError("profiles extend each other in a circle", where=str(path), fix='change one "extends"')
+    if base_name == HOST:
+        base = host_profile().model_dump(mode="json")
+    elif base_name in profile_names() and (resource("profiles") / f"{base_name}.toml").is_file():
+        base = _resolved(resource("profiles") / f"{base_name}.toml", (*seen, str(path)))
+    elif (path.parent / str(base_name)).is_file():
+        base = _resolved(path.parent / str(base_name), (*seen, str(path)))
+    else:
+        raise UsageError(f'extends unknown profile "{base_name}"', where=str(path), fix=nearest(str(base_name), profile_names()))
+    sources = {f"{table}.{key}": f"{path.name} (the user's own)" for table in ("cpu", "memory", "runtime") for key in data.get(table, {})}
+    merged = _merged(base, data)
+    merged["sources"] = {**base["sources"], **sources, **data.get("sources", {})}
+    return merged
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+@cache
+def host_profile() -> Profile:
+    """This machine, read from the operating system."""
+    from edgepipe.machine import cpu_model, cpu_flags, cache_kib, clock_mhz, ram_bytes, usable_cores
+
+    arch = {"AMD64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}.get(platform.machine(), "")
+    if not arch:
+        raise UsageError(f"this machine is a {platform.machine()}; edgepipe knows x86_64 and aarch64", where="--profile host")
+    return Profile.model_validate(
+        {
+            "name": HOST,
+            "title": f"this machine ({cpu_model()})",
+            "cpu": {
+                "model": cpu_model(), "arch": arch, "isa": cpu_flags(), "cores": usable_cores(), "clock_mhz": clock_mhz(),
+                "l1d_kib": cache_kib(1), "l2_kib": cache_kib(2), "l3_kib": cache_kib(3),
+            },
+            "memory": {"ram_bytes": ram_bytes()},
+            "runtime": {"version": _installed_runtime(), "threads": usable_cores()},
+            "reach": {"runner": "local"},
+            "sources": {"cpu": "detected", "memory": "detected", "runtime": "detected"},
+        }
+    )  # fmt: skip
+
+
+def _installed_runtime() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("onnxruntime")
+    except PackageNotFoundError:
+        return Runtime.model_fields["version"].default
+
+
+def runs_here(profile: Profile) -> bool:
+    """Whether this machine is of the profile's kind: same architecture, and the same answer for every feature
+    that decides which kernels run."""
+    here = host_profile().cpu
+    there = profile.cpu
+    deciding = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve"}
+    if profile.name == HOST:
+        return True
+    if profile.reach.runner != "local" or here.arch != there.arch:
+        return False
+    return deciding & set(here.isa) == deciding & set(there.isa)

@@ -1,0 +1,2 @@
+def render_model_card(manifest):
+    return ""

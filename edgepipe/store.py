@@ -1,0 +1,234 @@
+"""The content-addressed store under `EDGEPIPE_CACHE`, and the only code that writes it.
+
+    store/blobs/ab/abcd…        file contents by sha256
+    store/trees/<digest>/       an artifact laid out: artifact.json and its files as links to blobs
+    store/results/<key>.json    what a pass or a validation gave, by cache key
+    work/<pid>-…/               scratch folders of running builds
+
+Safe without locks: everything is written under a temporary name, fsynced and renamed, and two builds that
+write the same name write the same bytes. What is read back is checked against its digest.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.artifact import Artifact, FileRef, placed_files, sha256_file
+from edgepipe.errors import ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def cache_root() -> Path:
+    """`EDGEPIPE_CACHE`, or the platform's user cache folder."""
+    if named := os.environ.get("EDGEPIPE_CACHE"):
+        return Path(named).expanduser().resolve()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("edgepipe")
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or an unwritable folder into an error for a person."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError("the disk is full", where=str(path), fix="free some space, or `edgepipe cache prune`") from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise UsageError(f"cannot be written: {error.strerror}", where=str(path), fix="choose a folder you may write to") from None
+        raise
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file or none: temporary name, fsync, rename."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    root: Path
+
+    @classmethod
+    def default(cls) -> Store:
+        return cls(cache_root())
+
+    def put(self, artifact: Artifact) -> Artifact:
+        """Keep an artifact; the one returned has its files in the store."""
+        tree = self.root / "store" / "trees" / artifact.digest
+        if not tree.is_dir():
+            for ref in placed_files(artifact).values():
+                self._put_blob(ref)
+            self._lay_out(artifact, tree)
+        return Artifact.from_json(artifact.to_json(), tree)
+
+    def get(self, artifact_digest: str) -> Artifact | None:
+        """The artifact of that digest, or None when it is not there whole and unchanged."""
+        tree = self.root / "store" / "trees" / artifact_digest
+        try:
+            artifact = Artifact.from_json(json.loads((tree / "artifact.json").read_text(encoding="utf-8")), tree)
+            whole = artifact.digest == artifact_digest and all(
+                sha256_file(ref.location) == ref.sha256 for ref in placed_files(artifact).values()
+            )
+        except (OSError, ValueError, KeyError):
+            return None
+        if not whole:
+            self._discard(artifact, tree)
+            return None
+        os.utime(tree)
+        return artifact
+
+    def put_result(self, key: str, result: Mapping[str, Any]) -> None:
+        write_atomic(self._result_path(key), json.dumps(result, indent=1, sort_keys=True).encode())
+
+    def get_result(self, key: str) -> dict[str, Any] | None:
+        try:
+            result = json.loads(self._result_path(key).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        os.utime(self._result_path(key))
+        return result if isinstance(result, dict) else None
+
+    @contextmanager
+    def workdir(self) -> Iterator[Path]:
+        """A scratch folder on the store's disk; leftovers of killed builds go first."""
+        parent = self.root / "work"
+        with disk_errors(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+        for old in parent.iterdir():
+            if not _alive(old.name.split("-")[0]):
+                shutil.rmtree(old, ignore_errors=True)
+        with disk_errors(parent):
+            folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{os.getpid()}-"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Artifacts kept, least recently used first: digest, bytes, age in seconds."""
+        found = []
+        for tree in (self.root / "store" / "trees").glob("*"):
+            if tree.name.startswith("."):
+                continue
+            size = sum(p.stat().st_size for p in tree.rglob("*") if p.is_file())
+            found.append({"digest": tree.name, "size_bytes": size, "age_s": round(time.time() - tree.stat().st_mtime)})
+        return sorted(found, key=lambda entry: -entry["age_s"])
+
+    def size_bytes(self) -> int:
+        """Bytes on disk; a blob that several artifacts share counts once."""
+        seen: dict[int, int] = {}
+        for path in (self.root / "store").rglob("*"):
+            if path.is_file():
+                seen[path.stat().st_ino] = path.stat().st_size
+        return sum(seen.values())
+
+    def prune(self, max_size_bytes: int) -> int:
+        """Drop artifacts, least recently used first, until the store is within bounds; gives bytes freed."""
+        before = self.size_bytes()
+        self._drop_unused_blobs()
+        for entry in self.entries():
+            if self.size_bytes() <= max_size_bytes:
+                break
+            shutil.rmtree(self.root / "store" / "trees" / entry["digest"], ignore_errors=True)
+            self._drop_unused_blobs()
+        self._drop_dangling_results()
+        return before - self.size_bytes()
+
+    def _result_path(self, key: str) -> Path:
+        return self.root / "store" / "results" / f"{key}.json"
+
+    def _blob_path(self, sha256: str) -> Path:
+        return self.root / "store" / "blobs" / sha256[:2] / sha256
+
+    def _put_blob(self, ref: FileRef) -> None:
+        path = self._blob_path(ref.sha256)
+        if path.is_file() and path.stat().st_size == ref.bytes and sha256_file(path) == ref.sha256:
+            return
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+            try:
+                os.close(handle)
+                if ref.location.is_relative_to(self.root / "work"):  # ours, and about to go: no second copy
+                    os.replace(ref.location, name)
+                else:
+                    shutil.copyfile(ref.location, name)
+                with open(name, "rb") as written:
+                    os.fsync(written.fileno())
+                os.chmod(name, 0o444)  # a pass that wrote in place would change what others read
+                os.replace(name, path)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+
+    def _lay_out(self, artifact: Artifact, tree: Path) -> None:
+        with disk_errors(tree):
+            tree.parent.mkdir(parents=True, exist_ok=True)
+            building = Path(tempfile.mkdtemp(dir=tree.parent, prefix=".tmp-"))
+            try:
+                for place, ref in placed_files(artifact).items():
+                    target = building / place
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    link_or_copy(self._blob_path(ref.sha256), target, otherwise=ref.location)
+                write_atomic(building / "artifact.json", json.dumps(artifact.to_json(), indent=1, sort_keys=True).encode())
+                os.rename(building, tree)
+            except OSError as error:
+                shutil.rmtree(building, ignore_errors=True)
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another build was first: same bytes
+                    raise
+
+    def _discard(self, artifact: Artifact, tree: Path) -> None:
+        for ref in placed_files(artifact).values():
+            blob = self._blob_path(ref.sha256)
+            if blob.is_file() and sha256_file(blob) != ref.sha256:
+                blob.unlink(missing_ok=True)
+        shutil.rmtree(tree, ignore_errors=True)
+
+    def _drop_unused_blobs(self) -> None:
+        for blob in (self.root / "store" / "blobs").glob("*/*"):
+            if blob.stat().st_nlink == 1:  # one being laid out just now is copied from its source instead
+                blob.unlink(missing_ok=True)
+
+    def _drop_dangling_results(self) -> None:
+        for path in (self.root / "store" / "results").glob("*.json"):
+            kept = json.loads(path.read_text(encoding="utf-8")).get("artifact")
+            if kept and not (self.root / "store" / "trees" / kept).is_dir():
+                path.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path, *, otherwise: Path) -> None:
+    """Link `target` to `source`; copy `otherwise` where links do not work or `source` has just been pruned."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(otherwise, target)
+
+
+def _alive(pid: str) -> bool:
+    import psutil
+
+    return pid.isdigit() and psutil.pid_exists(int(pid))

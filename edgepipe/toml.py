@@ -1,0 +1,127 @@
+"""The one TOML loader: text → plain data → pydantic model, with errors that name file, line and key."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from edgepipe.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+M = TypeVar("M", bound=BaseModel)
+
+_HEADER = re.compile(r"^\s*(\[\[?)\s*(.+?)\s*\]\]?\s*(#.*)?$")
+_KEY = re.compile(r"""^\s*((?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+))*)\s*=""")
+_PART = re.compile(r""""([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+)""")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file; a missing, unreadable or malformed one is a `UsageError` with its line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError("no such file", where=str(path), fix="check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot be read: {error}", where=str(path), fix="it must be a UTF-8 text file") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"line (\d+)", str(error))
+        where = f"{path}:{line.group(1)}" if line else f"{path}:{text.count(chr(10)) + 1}"
+        raise UsageError(f"not valid TOML: {error}", where=where, fix="mend the syntax at that line") from None
+
+
+def key_lines(text: str) -> dict[tuple[str, ...], int]:
+    """Line number (from 1) of every key and table header; entries of `[[x]]` have their index in the path."""
+    lines: dict[tuple[str, ...], int] = {}
+    counts: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    inside: str | None = None  # the closing mark of a multi-line string we are in
+    for number, line in enumerate(text.splitlines(), start=1):
+        if inside:
+            if inside in line:
+                inside = None
+            continue
+        if header := _HEADER.match(line):
+            table = _parts(header.group(2))
+            if header.group(1) == "[[":
+                index = counts.get(table, -1) + 1
+                counts[table] = index
+                table = (*table, str(index))
+            lines.setdefault(table, number)
+        elif key := _KEY.match(line):
+            lines.setdefault((*table, *_parts(key.group(1))), number)
+            for mark in ('"""', "'''"):
+                if line.count(mark) % 2:
+                    inside = mark
+    return lines
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(a or b or c for a, b, c in _PART.findall(dotted))
+
+
+def parse(model: type[M], data: Mapping[str, Any], *, source: Path | str, prefix: tuple[str, ...] = ()) -> M:
+    """Validate `data` against `model`.
+
+    `source` is the file the data came from (its lines are looked up) or, as a string, the flag; `prefix` is
+    where in that file the data stands. Raises `UsageError` naming file, line, key and the nearest valid key.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        loc = tuple(str(part) for part in first["loc"])
+        where = source if isinstance(source, str) else located(source, prefix + loc)
+        what, fix = _explain(model, first, loc, prefix)
+    raise UsageError(what, where=where, fix=fix)
+
+
+def located(path: Path, loc: tuple[str, ...]) -> str:
+    """`file:line` of a key, or of the nearest table above it."""
+    try:
+        lines = key_lines(path.read_text(encoding="utf-8"))
+    except OSError:
+        return str(path)
+    for end in range(len(loc), 0, -1):
+        if loc[:end] in lines:
+            return f"{path}:{lines[loc[:end]]}"
+    return str(path)
+
+
+def _explain(model: type[BaseModel], error: Any, loc: tuple[str, ...], prefix: tuple[str, ...]) -> tuple[str, str | None]:
+    key, table = loc[-1] if loc else "", ".".join(prefix + loc[:-1])
+    place = f" in [{table}]" if table else ""
+    if error["type"] == "extra_forbidden":
+        return f'unknown key "{key}"{place}', nearest(key, _keys_at(model, loc[:-1]))
+    if error["type"] == "missing":
+        return f'missing key "{key}"{place}', f'add "{key} = …"'
+    message = error["msg"].removeprefix("Value error, ")
+    shown = repr(error["input"])
+    return f'"{key}"{place}: {message} (it is {shown[:80]})', None
+
+
+def _keys_at(model: type[BaseModel], loc: tuple[str, ...]) -> list[str]:
+    """The keys that the model found by walking `loc` allows."""
+    current: Any = model
+    for part in loc:
+        fields = getattr(current, "model_fields", {})
+        by_name = {(field.alias or name): field.annotation for name, field in fields.items()}
+        if part in by_name:
+            current = _first_model(by_name[part])
+    return [(field.alias or name) for name, field in getattr(current, "model_fields", {}).items()]
+
+
+def _first_model(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in get_args(annotation):
+        if found := _first_model(inner):
+            return found
+    return None

@@ -1,0 +1,262 @@
+"""The worker process of a run: passes and their checks happen here, so that a crash or a kill spares the parent.
+
+Speaks length-prefixed pickles over stdin and stdout, its log on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import struct
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from edgepipe.artifact import Artifact
+from edgepipe.errors import EdgepipeError, PassError, ResourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    from edgepipe.config import Data
+    from edgepipe.data import Sample, Split
+    from edgepipe.passes import PassSpec
+
+    Feeds = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One pass to run on one artifact."""
+
+    name: str
+    options: dict[str, Any]
+    artifact: Artifact
+    workdir: Path
+    data: Data
+    columns: tuple[str, ...]
+    facts: dict[str, Any]
+    costs: dict[str, float]
+    threads: int
+    plugins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureFusions:
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountFlops:
+    """Count the arithmetic of one inference of an ONNX artifact."""
+
+    artifact: Artifact
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    value: Any
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_rss_bytes: int = 0
+
+
+def send(stream: IO[bytes], message: object) -> None:
+    payload = pickle.dumps(message)
+    stream.write(struct.pack("<Q", len(payload)) + payload)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> Any:
+    """The next message; EOFError when the other side is gone. The pipe is private to parent and child."""
+    head = stream.read(8)
+    if len(head) < 8:
+        raise EOFError
+    return pickle.loads(stream.read(struct.unpack("<Q", head)[0]))
+
+
+class WorkerContext:
+    """What a pass gets: see `edgepipe.context.Context`."""
+
+    def __init__(self, job: Job, spec: PassSpec, answers: IO[bytes]) -> None:
+        from edgepipe.data import Splits
+
+        self.workdir, self.facts = job.workdir, job.facts
+        self._job, self._spec, self._answers = job, spec, answers
+        self._splits = Splits(job.data, job.columns)
+        self._probes: dict[str, list[Feeds]] = {}
+        self._opened: dict[tuple[str, bool, tuple[float, ...]], Any] = {}
+
+    def data(self, split: Split) -> list[Sample]:
+        if split not in self._spec.data:
+            raise PassError(f'the pass asked for {split} data without declaring it', where=f"pass {self._spec.name}", fix=f'register it with data=("{split}",)')
+        return self._splits(split)
+
+    def cost(self, operator: str) -> float | None:
+        return self._job.costs.get(operator)
+
+    def run(self, artifact: Artifact, *, optimise: bool = True, adapter_weights: Sequence[float] = ()) -> Any:
+        key = (artifact.digest, optimise, tuple(adapter_weights))
+        if key not in self._opened:
+            if len(self._opened) >= 2:  # a check compares two models; more would only hold memory
+                self._opened.pop(next(iter(self._opened)))
+            self._opened[key] = open_model(artifact, optimise, adapter_weights, self._job.threads)
+        return self._opened[key]
+
+    def feeds(self, artifact: Artifact, samples: Sequence[Sample]) -> Feeds:
+        from edgepipe.probes import feeds_of
+
+        return feeds_of(artifact, samples)
+
+    def probes(self, artifact: Artifact) -> list[Feeds]:
+        from edgepipe.probes import probe_feeds
+
+        key = artifact.digest
+        if key not in self._probes:
+            splits: tuple[Split, ...] = ("calibration", "dev", "train")
+            samples = next((self._splits(split) for split in splits if self._splits.has(split)), [])
+            self._probes[key] = probe_feeds(artifact, samples)
+        return self._probes[key]
+
+    def progress(self, what: str, done: int = 0, total: int = 0) -> None:
+        send(self._answers, ("progress", what, done, total))
+
+
+def open_model(artifact: Artifact, optimise: bool, adapter_weights: Sequence[float], threads: int) -> Any:
+    """A callable feeds → outputs, torch and ONNX alike."""
+    if artifact.model.format == "onnx":
+        from edgepipe.driver import driver_module
+
+        disabled = artifact.program.get("session", {}).get("disabled_optimizers", ())
+        session = driver_module().open_session(str(artifact.model.main_file), threads, disabled, optimise)
+        names = [output.name for output in session.get_outputs()]
+        return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    from edgepipe.loader import load_torch
+
+    module = load_torch(artifact, adapter_weights=adapter_weights)
+
+    def run(feeds: Feeds) -> dict[str, np.ndarray]:
+        import torch
+
+        with torch.no_grad():
+            tensors = {name: torch.from_numpy(value) for name, value in feeds.items()}
+            plain = not hasattr(module, "config")
+            output = module(*tensors.values()) if plain else module(**tensors)
+        values = output if isinstance(output, dict) else {"output": output[0] if isinstance(output, tuple) else output}
+        return {name: value.numpy() for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+    return run
+
+
+def run_job(job: Job, answers: IO[bytes]) -> Done:
+    from edgepipe.checks import run_checks
+    from edgepipe.passes import get_pass, load_plugin
+
+    for plugin in job.plugins:
+        load_plugin(Path(plugin))
+    spec = get_pass(job.name)
+    options = spec.options.model_validate(job.options)
+    ctx = WorkerContext(job, spec, answers)
+    reset_peak()
+    started = time.perf_counter()
+    try:
+        after = spec.function(job.artifact, options, ctx)
+    except (EdgepipeError, MemoryError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise MemoryError from error
+        traceback.print_exc()
+        raise PassError(f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", where=f"pass {job.name}", fix="the run log has the traceback") from None
+    check_result(spec, job.artifact, after)
+    try:
+        checks = [check.to_json() for check in run_checks(spec, job.artifact, after, options, ctx)]
+    except (EdgepipeError, MemoryError):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise PassError(f"what it gave cannot be run: {str(error).splitlines()[0]}", where=f"pass {job.name}", fix="the run log has the traceback") from None
+    return Done(after, checks, time.perf_counter() - started, peak_bytes())
+
+
+def check_result(spec: PassSpec, before: Artifact, after: Any) -> None:
+    where = f"pass {spec.name}"
+    if not isinstance(after, Artifact):
+        raise PassError(f"it returned {type(after).__name__}, not an Artifact", where=where, fix="return artifact.with_component(…)")
+    for role, wanted in spec.gives.items():
+        got = after.components.get(role)
+        if got is None or got.format != wanted:
+            raise PassError(f'it gives no component "{role}" of format {wanted}', where=where, fix="return what the pass declares in gives")
+    if after.digest == before.digest:
+        raise PassError("it changed nothing", where=where, fix="leave it out of the recipe, or change its options")
+
+
+def out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return any(sign in text for sign in ("can't allocate memory", "cannot allocate memory", "bad_alloc", "failed to allocate memory"))
+
+
+def reset_peak() -> None:
+    """Forget earlier peaks, so that each pass shows its own (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak_bytes() -> int:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _die_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def answer(request: Any, answers: IO[bytes]) -> Any:
+    if isinstance(request, MeasureFusions):
+        from edgepipe.cost.fusions import measure_fusions
+
+        return Done(measure_fusions(request.threads))
+    if isinstance(request, CountFlops):
+        from edgepipe.cost.flops import count_flops
+
+        return Done(count_flops(request.artifact, request.threads))
+    return run_job(request, answers)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints goes to the log
+    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    while True:
+        try:
+            request = receive(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            result: Any = answer(request, answers)
+        except EdgepipeError as error:
+            result = error
+        except MemoryError:
+            result = ResourceError("memory ran out", where=f"pass {getattr(request, 'name', '')}", fix="use a machine with more memory, or a smaller model")
+        send(answers, ("result", result))

@@ -1,0 +1,54 @@
+"""Run this bundle: `python run.py "some text"`, or a file of inputs a line, or JSON. Works wherever it is copied.
+
+Needs onnxruntime and numpy, and tokenizers for text or Pillow for images:
+    pip install onnxruntime numpy tokenizers
+"""
+
+import argparse
+import json
+import os
+import sys
+
+from driver import Driver
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def sample_of(kind, value, settings):
+    if kind == "image":
+        return {"image": value}
+    if kind == "tensors":
+        import numpy as np
+
+        with np.load(value, allow_pickle=False) as arrays:
+            return {"tensors": {name: arrays[name] for name in arrays.files}}
+    if settings.get("split_words"):
+        return {"tokens": value.split()}
+    first, tab, second = value.partition("\t")
+    return {"text": first, "text_pair": second} if tab else {"text": value}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", nargs="*", help="texts (a tab between the two of a pair), image files, or .npz files")
+    parser.add_argument("--file", help="read inputs from this file, one a line")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    values = list(args.inputs)
+    if args.file:
+        with open(args.file, encoding="utf-8") as handle:
+            values += [line.rstrip("\n") for line in handle if line.strip()]
+    if not values:
+        parser.error("give an input, or --file")
+    driver = Driver(HERE, threads=args.threads)
+    settings = driver.program["preprocess"]
+    for value in values:
+        try:
+            answer = driver.answer(sample_of(settings["kind"], value, settings))
+        except (OSError, KeyError, ValueError) as error:
+            sys.exit("run.py: " + value + ": " + str(error))
+        print(json.dumps(answer, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
