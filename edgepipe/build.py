@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import digest
-from edgepipe.bundle import check_target, read_bundle, write_bundle
+from edgepipe.bundle import check_target, write_bundle
 from edgepipe.config import Budget, Data, Recipe, Task, load_recipe
 from edgepipe.data import SPLITS, Splits
-from edgepipe.errors import DataError, UsageError
+from edgepipe.errors import UsageError
 from edgepipe.intake import find_source, make_artifact
 from edgepipe.machine import machine_facts, usable_cores
 from edgepipe.measure import Measurement, measure
@@ -142,16 +142,16 @@ def _build(
     prepared: Prepared, recipe: Recipe, planned: list[tuple[Any, PassSpec, Any]], start: Artifact, setting: Setting, out: Path, log: Path
 ) -> CompressResult:
     artifact, runs = run_recipe(planned, start, setting)
-    baseline = _baseline(recipe, start, setting)
+    baseline = baseline_of(recipe, start, setting)
     measured = measured_on(artifact, baseline, setting, prepared.task)
     results = judge(measured, artifact, baseline, setting.profile, prepared.task, prepared.request.budget)
     return _hand_over(prepared, artifact, baseline, recipe, runs, results, measured, setting, out, log)
 
 
-def _baseline(recipe: Recipe, start: Artifact, setting: Setting) -> Artifact:
+def baseline_of(recipe: Recipe, start: Artifact, setting: Setting) -> Artifact:
     """The uncompressed float32 model on the same runtime; mostly the recipe's own first steps, so mostly cached."""
     shorter = baseline_recipe(recipe)
-    return run_recipe(check_recipe(shorter, start), start, setting)[0] if shorter else start
+    return run_recipe(check_recipe(shorter, start), start, setting, label="baseline ")[0] if shorter else start
 
 
 def measured_on(artifact: Artifact, baseline: Artifact, setting: Setting, task: TaskSpec) -> Measurement:
@@ -208,6 +208,7 @@ def _hand_over(
         "source": {"model": Path(request.model).name, "adapters": [Path(adapter).name for adapter in request.adapters], "task": prepared.task.name,
                    "licences": request.licences, "rows": {split: len(prepared.splits(split)) for split in SPLITS if prepared.splits.has(split)}},
         "baseline_model": {"artifact": baseline.digest},
+        "budget": request.budget.model_dump(),
     }  # fmt: skip
     manifest = make_manifest(artifact, baseline, setting.profile, recipe, runs, results, flops, strict=request.strict, context=context)
     measurements = measured.to_json()

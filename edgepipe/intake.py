@@ -46,7 +46,7 @@ def find_source(model: str) -> Source:
         if path.suffix != ".onnx":
             raise ModelError(f'a "{path.suffix}" file alone is no model', where=model, fix="name the folder that holds config.json and the weights, or an .onnx file")
         return Source(path.parent, path.name, _config(path.parent))
-    if (path / "config.json").is_file() and _weight_files(path):
+    if (path / "config.json").is_file() and weight_files(path):
         return Source(path, None, _config(path))
     graphs = sorted(path.glob("*.onnx"))
     if len(graphs) == 1:
@@ -67,7 +67,7 @@ def _no_weights(path: Path) -> str:
     return "the folder has config.json but no weights (model.safetensors or pytorch_model.bin)"
 
 
-def _weight_files(folder: Path) -> list[str]:
+def weight_files(folder: Path) -> list[str]:
     """Names of the weight files, safetensors before .bin, shards by their index."""
     for index, single in (("model.safetensors.index.json", "model.safetensors"), ("pytorch_model.bin.index.json", "pytorch_model.bin")):
         if (folder / index).is_file():
@@ -151,7 +151,7 @@ def _onnx(source: Source) -> Component:
 
 
 def _torch(source: Source, task: TaskSpec, labels: tuple[str, ...], factory: str | None) -> Component:
-    names = ["config.json", *_weight_files(source.folder)]
+    names = ["config.json", *weight_files(source.folder)]
     names += [n for n in ("structure.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json") if (source.folder / n).is_file()]
     parameters = 0
     for name in names:

@@ -105,17 +105,22 @@ def baseline_recipe(recipe: Recipe) -> Recipe | None:
     return recipe.model_copy(update={"steps": steps}) if steps else None
 
 
-def run_recipe(steps: Sequence[tuple[Step, PassSpec, Any]], start: Artifact, setting: Setting) -> tuple[Artifact, list[PassRun]]:
-    """Run the steps from `start` (already in the store); each result is kept before the next begins."""
+def run_recipe(
+    steps: Sequence[tuple[Step, PassSpec, Any]], start: Artifact, setting: Setting, *, label: str = ""
+) -> tuple[Artifact, list[PassRun]]:
+    """Run the steps from `start` (already in the store); each result is kept before the next begins.
+
+    `label` names what is run, where it is not the recipe itself.
+    """
     artifact, runs = start, []
     for step, spec, options in steps:
-        artifact, run = _run_step(step, spec, options, artifact, setting)
+        artifact, run = _run_step(step, spec, options, artifact, setting, label)
         runs.append(run)
     return artifact, runs
 
 
-def _run_step(step: Step, spec: PassSpec, options: Any, before: Artifact, setting: Setting) -> tuple[Artifact, PassRun]:
-    setting.progress.stage(step.name, step.reason)
+def _run_step(step: Step, spec: PassSpec, options: Any, before: Artifact, setting: Setting, label: str) -> tuple[Artifact, PassRun]:
+    setting.progress.stage(label + step.name, step.reason)
     costs = {name: cost for name, cost in fusion_costs(setting).items() if name in spec.costs} if spec.costs else {}
     facts = {name: setting.profile.facts().get(name) for name in spec.facts}
     key = cache_key(spec, options, before, setting, facts, costs)
@@ -135,7 +140,8 @@ def _run_step(step: Step, spec: PassSpec, options: Any, before: Artifact, settin
         step.name, step.on, options.model_dump(mode="json"), step.reason, kept["seconds"], kept["peak_rss_bytes"],
         before.model.size_bytes, after.model.size_bytes, cached, kept["checks"], after.digest, after.model.parameters,
     )  # fmt: skip
-    setting.progress.finish(step.name, "cached" if cached else f"{run.seconds:.1f} s")
+    if not (cached and label):  # the baseline is mostly the recipe's own first steps, told of already
+        setting.progress.finish(label + step.name, "cached" if cached else f"{run.seconds:.1f} s")
     return after, run
 
 

@@ -85,7 +85,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=args.lr, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
     log: dict[str, Any] = {
-        "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        "arguments": {k: v for k, v in vars(args).items() if k != "out"},
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "rows": {"train": len(train), "dev": len(dev), "test": len(test)},
         "torch": torch.__version__, "python": platform.python_version(), "epochs": [],
@@ -116,6 +116,11 @@ def main() -> None:
     model.load_state_dict(saved)
     log["test_accuracy"] = round(accuracy(model, test, tokenizer), 4)
     print("test accuracy", log["test_accuracy"])
+    (args.out / "README.md").unlink(missing_ok=True)  # peft's empty template
+    config = json.loads((args.out / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "sentence-transformers/all-MiniLM-L6-v2"  # not this machine's cache folder
+    config["modules_to_save"] = ["pooler", "classifier"]
+    (args.out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
     (args.out / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
 
 

@@ -1,0 +1,45 @@
+# Two commands set everything up: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint unit bench schemas wheel clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,parquet,dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python examples/sentiment/fetch.py
+	rm -rf examples/sentiment/build examples/sentiment/build-host
+	cd examples/sentiment && PATH="$(abspath $(BIN)):$$PATH" && \
+	  edgepipe compress --profile rpi4 && \
+	  edgepipe compress --profile host --out build-host
+
+test: $(STAMP) lint
+	$(BIN)/python examples/sentiment/fetch.py
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest --ignore=tests/e2e
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python examples/sentiment/fetch.py
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/run.py
+
+schemas: $(STAMP)
+	$(BIN)/python schemas/make.py
+
+wheel: $(STAMP)
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) dist examples/sentiment/build examples/sentiment/build-host

@@ -1,0 +1,48 @@
+"""`edgepipe report`: a finished bundle's verdicts and page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgepipe.cli.options import json_option, junit_option
+from edgepipe.errors import ModelError
+
+
+@click.command("report")
+@click.argument("bundles", nargs=-1, required=True)
+@click.option("--out", metavar="FILE", help="Write one page for all the bundles there (default: none is written).")
+@junit_option
+@json_option
+def command(bundles: tuple[str, ...], out: str | None, junit: str | None, as_json: bool) -> None:
+    """Show the verdicts of BUNDLES again; with --out, as one page side by side."""
+    from edgepipe.report.html import render_html
+    from edgepipe.report.terminal import print_result
+    from edgepipe.store import write_atomic
+
+    manifests = [read_json(Path(bundle) / "manifest.json") for bundle in bundles]
+    if out:
+        measurements = [read_json(Path(bundle) / "measurements.json") for bundle in bundles]
+        write_atomic(Path(out).absolute(), render_html(manifests, measurements).encode())
+    if junit:
+        from edgepipe.cli.compress import write_junit
+
+        write_junit(Path(junit), manifests, strict=False)
+    if as_json:
+        click.echo(json.dumps(manifests[0] if len(manifests) == 1 else manifests, ensure_ascii=False))
+        return
+    for bundle, manifest in zip(bundles, manifests, strict=True):
+        print_result(manifest, bundle=Path(bundle), report=Path(out) if out else Path(bundle) / "report.html")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict):
+            return data
+    except (OSError, ValueError):
+        pass
+    raise ModelError("no manifest can be read there", where=str(path), fix="name the folder `edgepipe compress` wrote")

@@ -1,0 +1,45 @@
+"""`edgepipe validate`: judge a bundle again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from edgepipe.cli.console import progress
+from edgepipe.cli.options import json_option, junit_option, output_options, project_option, strict_option
+
+
+@click.command("validate")
+@click.argument("bundle")
+@click.option("--profile", "profiles", multiple=True, metavar="NAME|FILE", help="Judge it on these (default: the bundle's own).")
+@click.option("--data", metavar="FILE", help="Test data (default: the project file's).")
+@click.option("--budget", multiple=True, metavar="KEY=VALUE", help="A limit over the one the bundle was built with.")
+@project_option
+@strict_option
+@junit_option
+@json_option
+@output_options
+def command(
+    bundle: str, profiles: tuple[str, ...], data: str | None, budget: tuple[str, ...], project: str | None, strict: bool, junit: str | None,
+    as_json: bool, quiet: bool, verbose: bool,
+) -> int:  # fmt: skip
+    """Judge BUNDLE again, on its own device or others. A bundle whose files were changed is refused."""
+    from edgepipe.revalidate import revalidate
+
+    with progress(quiet=quiet or as_json, verbose=verbose) as display:
+        results = revalidate(Path(bundle), profiles, test=data, budget=budget, project=project, strict=strict, progress=display)
+    manifests = [result.manifest for result in results]
+    if junit:
+        from edgepipe.cli.compress import write_junit
+
+        write_junit(Path(junit), manifests, strict=strict)
+    if as_json:
+        click.echo(json.dumps(manifests[0] if len(manifests) == 1 else manifests, ensure_ascii=False))
+    elif not quiet:
+        from edgepipe.report.terminal import print_result
+
+        for result in results:
+            print_result(result.manifest, bundle=result.bundle)
+    return min((result.exit_code for result in results if result.exit_code), default=0)

@@ -1,0 +1,81 @@
+"""Puts a request together: flag > `--set` > project file > recipe > profile > default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.build import Request
+from edgepipe.config import PROJECT_FILE, Project, Task, find_project, load_project, pass_settings, resolve_path, with_budget
+from edgepipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def make_request(
+    *,
+    model: str | None = None,
+    profiles: Sequence[str] = (),
+    adapters: Sequence[str] = (),
+    task: str | None = None,
+    data: Mapping[str, str | None] | None = None,
+    budget: Sequence[str] = (),
+    recipe: str | None = None,
+    settings: Sequence[str] = (),
+    out: str | None = None,
+    plugins: Sequence[str] = (),
+    model_factory: str | None = None,
+    force: bool = False,
+    strict: bool = False,
+    archive: bool = False,
+    project: str | None = None,
+    need_model: bool = True,
+) -> Request:
+    """The request that these flags and the project file make. `data` maps file, train, calibration, dev, test to paths.
+
+    Raises `UsageError` when neither names a model, or a file is not what it should be.
+    """
+    here = Path.cwd()
+    found = Path(project) if project else find_project(here)
+    base = load_project(found) if found else Project()
+    named = resolve_path(model, here) if model else base.model
+    if named is None and need_model:
+        raise UsageError("no model is given", where=str(found or PROJECT_FILE), fix="name it: edgepipe compress MODEL …, or write a project file with `edgepipe init MODEL`")
+    own_model = model is not None and named != base.model
+    if own_model:  # another model than the project's: its adapters and task do not go with it
+        base = base.model_copy(update={"adapters": (), "model_factory": None, "task": base.task if task is None else None})
+    paths = {key: resolve_path(value, here) for key, value in (data or {}).items() if value}
+    samples = base.data
+    if "file" in paths:  # one file for all roles replaces whatever the project names
+        samples = samples.model_copy(update={"train": None, "calibration": None, "dev": None, "test": None})
+    elif paths:
+        samples = samples.model_copy(update={"file": None})
+    samples = samples.model_copy(update=paths)
+    chosen = base.task if task is None else Task(name=task) if base.task is None or base.task.name != task else base.task
+    if task is not None and base.task is not None and chosen is not None and not chosen.labels:
+        chosen = chosen.model_copy(update={"labels": base.task.labels})
+    if chosen is None:
+        raise UsageError("no task is given", where=str(found or PROJECT_FILE), fix="name it with --task: what does the model do? Without labels: --task fidelity")
+    return Request(
+        model=named or "",
+        profiles=tuple(resolve_path(p, here) if p.endswith(".toml") else p for p in profiles) or base.profiles,
+        task=chosen,
+        data=samples,
+        adapters=tuple(resolve_path(a, here) for a in adapters) or base.adapters,
+        budget=with_budget(base.budget, tuple(budget)),
+        recipe=resolve_path(recipe, here) if recipe else base.recipe,
+        settings=_merged(base.passes, pass_settings(tuple(settings))),
+        model_factory=resolve_path(model_factory, here) if model_factory else base.model_factory,
+        plugins=(*base.plugins, *(resolve_path(p, here) for p in plugins)),
+        licences=dict(base.licences),
+        out=Path(resolve_path(out, here)) if out else Path(base.out).absolute(),
+        force=force,
+        strict=strict,
+        archive=archive,
+    )
+
+
+def _merged(project: Mapping[str, Mapping[str, Any]], over: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    names = [*project, *(name for name in over if name not in project)]
+    return {name: {**project.get(name, {}), **over.get(name, {})} for name in names}

@@ -1,0 +1,74 @@
+"""Judges a finished bundle again: on its own profile or others, with its own budget or another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.artifact import Artifact
+from edgepipe.build import CompressResult, Prepared, baseline_of, measured_on, prepare, recipe_for
+from edgepipe.bundle import read_bundle
+from edgepipe.config import Budget, with_budget
+from edgepipe.data import Splits
+from edgepipe.errors import UsageError
+from edgepipe.machine import usable_cores
+from edgepipe.manifest import created
+from edgepipe.pipeline import Setting
+from edgepipe.profile import load_profile
+from edgepipe.progress import Silent
+from edgepipe.project import make_request
+from edgepipe.store import Store
+from edgepipe.tasks import load_task
+from edgepipe.toml import parse
+from edgepipe.validate import exit_code, judge, overall
+from edgepipe.worker_process import WorkerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgepipe.progress import Progress
+
+
+def revalidate(
+    folder: Path, profiles: Sequence[str], *, test: str | None = None, budget: Sequence[str] = (), project: str | None = None, strict: bool = False,
+    progress: Progress | None = None,
+) -> list[CompressResult]:  # fmt: skip
+    """One result a profile (default: the bundle's own). Raises `ModelError` for a bundle that was tampered with."""
+    progress = progress or Silent()
+    artifact, manifest = read_bundle(folder)
+    named = [load_profile(name) for name in profiles or [manifest["profile"]]]
+    limits = with_budget(parse(Budget, manifest.get("budget", {}), source=str(folder / "manifest.json")), tuple(budget))
+    request = make_request(task=artifact.program["task"], project=project, data={"test": test}, need_model=False)
+    task = load_task(request.task)
+    splits = Splits(request.data, task.columns)
+    labels = artifact.program.get("labels", ())
+    if task.check_labels:
+        task.check_labels(splits("test"), labels, str(request.data.test or request.data.file))
+    store = Store.default()
+    results = []
+    with store.workdir() as workdir, WorkerProcess(workdir / "run.log", progress) as worker:
+        kept = store.put(artifact)
+        for profile in named:
+            setting = Setting(store, worker, progress, profile, request.data, splits, usable_cores(), request.plugins)
+            baseline = _baseline(manifest, store, setting, request)
+            measured = measured_on(kept, baseline, setting, task)
+            rows = judge(measured, kept, baseline, profile, task, limits)
+            fresh = {
+                **manifest, "profile": profile.name, "profile_title": profile.title, "created": created(), "results": [row.to_json() for row in rows],
+                "verdict": overall(rows), "exit_code": exit_code(rows, strict=strict), "budget": limits.model_dump(),
+            }  # fmt: skip
+            results.append(CompressResult(profile.name, fresh["verdict"], fresh["exit_code"], folder, folder / "report.html", fresh, measured.to_json()))
+    return results
+
+
+def _baseline(manifest: dict[str, Any], store: Store, setting: Setting, request: Any) -> Artifact:
+    """The float32 model the bundle was compared with: from the store, or built again from the project's model."""
+    kept = store.get(manifest.get("baseline_model", {}).get("artifact", ""))
+    if kept is not None:
+        return kept
+    if not request.model:
+        raise UsageError("the float32 model this bundle is compared with is no longer in the store", where=str(json.dumps(manifest.get("source", {}).get("model"))),
+                         fix="run from the folder with the project's edgepipe.toml, so that it can be built again")  # fmt: skip
+    prepared: Prepared = prepare(request, with_data=False)
+    return baseline_of(recipe_for(prepared, setting.profile), store.put(prepared.artifact), setting)
