@@ -199,6 +199,11 @@ def _adapter(folder: Path) -> Component:
     return Component("peft", files, {"inputs": [], "outputs": []}, sum(info.parameters for info in infos))
 
 
+def _vocabulary(path: Path) -> int:
+    model = _json(path).get("model") or {}
+    return len(model.get("vocab") or ())
+
+
 def _preprocess(source: Source, component: Component, task: TaskSpec, data: Data) -> tuple[dict[str, Any], list[FileRef]]:
     """How the driver turns a sample into the model's inputs, and assets that are not in the model folder."""
     inputs = [entry["name"] for entry in component.signature["inputs"]]
@@ -211,7 +216,8 @@ def _preprocess(source: Source, component: Component, task: TaskSpec, data: Data
             limit -= 2  # their positions start behind the padding index
         if data.max_length and data.max_length > limit:
             raise UsageError(f"max_length {data.max_length} is over the model's {limit} positions", where="[data] max_length", fix=f"at most {limit}")
-        settings = {"kind": "text", "tokenizer": "tokenizer.json", "max_length": data.max_length or min(limit, DEFAULT_MAX_LENGTH), "pad_id": source.config.get("pad_token_id") or 0}
+        settings = {"kind": "text", "tokenizer": "tokenizer.json", "max_length": data.max_length or min(limit, DEFAULT_MAX_LENGTH), "pad_id": source.config.get("pad_token_id") or 0,
+                    "vocab_size": source.config.get("vocab_size") or _vocabulary(source.folder / "tokenizer.json")}  # fmt: skip
         if task.name == "token-classification":
             settings["split_words"] = True
         if task.name == "sentence-similarity":

@@ -174,7 +174,8 @@ def _note_labels(sample: Mapping[str, Any], before: str, after: str, labels: Seq
 
 def _fixed_shape(old: OpenModel, new: OpenModel, candidate: Artifact, batch: int, length: int) -> Timing:
     feeds = fixed_feeds(candidate, batch, length)
-    timing = Timing(batch, str(length) if length else "", [], [])
+    shape = next(iter(feeds.values())).shape
+    timing = Timing(batch, str(shape[1]) if length else "", [], [])  # the model's own limit may be under `length`
     for round_number in range(ROUNDS + 1):
         theirs, ours = old.repeat(feeds, PER_ROUND), new.repeat(feeds, PER_ROUND)
         if round_number:  # the first round warms caches up

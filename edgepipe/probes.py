@@ -51,6 +51,7 @@ def generated(artifact: Artifact) -> list[Feeds]:
     import numpy as np
 
     feeds = []
+    vocabulary = artifact.program["preprocess"].get("vocab_size", 100)
     for batch, length in ((1, 8), (1, 33), (3, 16)):
         rng = np.random.default_rng(length)
         sizes = {"batch": batch, "batch_size": batch, "N": batch, "sequence": length, "sequence_length": length}
@@ -66,7 +67,7 @@ def generated(artifact: Artifact) -> list[Feeds]:
             elif entry["name"] == "token_type_ids":
                 feed[entry["name"]] = np.zeros(shape, dtype)
             elif dtype.kind in "iu":
-                feed[entry["name"]] = rng.integers(0, 100, shape).astype(dtype)
+                feed[entry["name"]] = rng.integers(0, min(100, vocabulary), shape).astype(dtype)
             elif dtype.kind == "b":
                 feed[entry["name"]] = np.ones(shape, dtype)
             else:
@@ -96,6 +97,6 @@ def fixed_feeds(artifact: Artifact, batch: int, length: int) -> Feeds:
         return {inputs[0]["name"]: rng.standard_normal(image_shape(artifact, batch)).astype(np.float32)}
     if settings["kind"] == "text":
         length = min(length, settings["max_length"])
-        vocabulary = {"input_ids": (100, 1000), "attention_mask": (1, 2), "token_type_ids": (0, 1)}
+        vocabulary = {"input_ids": (0, min(1000, settings["vocab_size"])), "attention_mask": (1, 2), "token_type_ids": (0, 1)}
         return {entry["name"]: rng.integers(*vocabulary.get(entry["name"], (0, 2)), (batch, length)).astype(np.int64) for entry in inputs}
     return generated(artifact)[0]

@@ -76,7 +76,7 @@ def _optimum_config(module: Any, artifact: Artifact) -> Any:
     if task is None or not hasattr(module, "config") or type(module).__name__ == "SentenceEncoder":
         return None
     try:
-        import optimum.exporters.onnx  # noqa: F401  (registers the configurations that TasksManager finds)
+        import optimum.exporters.onnx.model_configs  # registers the configurations that TasksManager finds
         from optimum.exporters.tasks import TasksManager
 
         constructor = TasksManager.get_exporter_config_constructor("onnx", model=module, task=task, library_name="transformers")

@@ -47,7 +47,7 @@ def figure(value: float | None, unit: str) -> str:
     if unit == "share":
         return number(100 * value)
     if unit == "":
-        return number(value, 5)
+        return short(value) if value == round(value, 3) else number(value, 5)
     return number(value, DECIMALS[unit]) if unit in DECIMALS else short(value)
 
 
@@ -64,7 +64,7 @@ def limit_text(row: Mapping[str, Any]) -> str:
     if row.get("budget") is None:
         return NONE
     sign = "≥" if row["axis"] == "parity" and "difference" not in row["metric"] else "≤"
-    return f"{sign} {with_unit(row['budget'], row['unit'])}"
+    return f"{sign} {with_unit(row['budget'], '' if row['axis'] == 'operators' else row['unit'])}"
 
 
 def interval_text(row: Mapping[str, Any]) -> str:
@@ -73,7 +73,9 @@ def interval_text(row: Mapping[str, Any]) -> str:
 
 
 def change_text(row: Mapping[str, Any]) -> str:
-    """`4.32 → 2.27 ms`, or the value alone where there is no baseline."""
+    """`4.32 → 2.27 ms`, or the value alone where there is no baseline; operators as `0 of 16 operator types`."""
+    if row["axis"] == "operators" and row.get("n") and row.get("value") is not None:
+        return f"{figure(row['value'], row['unit'])} of {with_unit(row['n'], row['unit'])}"
     before = "" if row.get("baseline") is None else f"{figure(row['baseline'], row['unit'])} → "
     return before + with_unit(row.get("value"), row["unit"])
 
@@ -110,7 +112,7 @@ def size_chart(passes: Sequence[Mapping[str, Any]], limit_bytes: float | None, k
             _rect(0, top + 22, kept, 12, "after"),
         ]
         if limit_bytes is not None and limit_bytes <= largest:
-            parts.append(_line(100 * limit_bytes / largest, top + 18, top + 38, "limit"))
+            parts += [_line(100 * limit_bytes / largest, top + 18, top + 38, kind) for kind in ("halo", "limit solid")]
     height = 46 * len(passes)
     if limit_bytes is not None and limit_bytes <= largest:
         parts.append(_text(100 * limit_bytes / largest, height + 8, f"limit {with_unit(limit_bytes, 'bytes')}", "limit-text"))
@@ -157,14 +159,15 @@ def interval_chart(rows: Sequence[tuple[str, float, Sequence[float] | None, str]
     def place(value: float) -> float:
         return LABELS + (100 - LABELS) * (value - low) / (high - low)
 
-    height = 20 + 30 * len(rows)
+    head = 18 if any(words for _, words, _ in lines) else 0
+    height = head + 6 + 28 * len(rows)
     parts: list[Markup] = []
     for value, words, kind in lines:
-        parts.append(_line(place(value), 18, height, kind))
+        parts.append(_line(place(value), head, height, kind))
         if words:
             parts.append(_text(place(value), 12, words, f"{kind}-text {'end' if place(value) > 60 else 'middle'}"))
     for index, (label, value, interval, kind) in enumerate(rows):
-        y = 36 + 30 * index
+        y = head + 16 + 28 * index
         parts.append(_text(0, y + 4, label, "strong"))
         if interval:
             left, right = place(interval[0]), place(interval[1])
