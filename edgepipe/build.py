@@ -44,6 +44,7 @@ class Request:
     model: str
     profiles: tuple[str, ...]
     task: Task
+    name: str = ""
     data: Data = Data()
     adapters: tuple[str, ...] = ()
     budget: Budget = Budget()
@@ -189,7 +190,9 @@ def _flops(artifact: Artifact, setting: Setting) -> dict[str, Any]:
     key = digest({"flops": artifact.digest, "version": library_version("edgepipe")})
     kept = setting.store.get_result(key)
     if kept is None:
-        kept = setting.worker.ask(CountFlops(artifact, setting.threads), "validate").value
+        given = artifact.program["preprocess"]["kind"] == "tensors"
+        sample = setting.splits("test")[0] if given else None
+        kept = setting.worker.ask(CountFlops(artifact, setting.threads, sample), "validate").value
         setting.store.put_result(key, kept)
     return dict(kept)
 
@@ -205,7 +208,7 @@ def _hand_over(
     request = prepared.request
     flops = {"model": _flops(artifact, setting), "baseline": _flops(baseline, setting)}
     context = {
-        "source": {"model": Path(request.model).name, "adapters": [Path(adapter).name for adapter in request.adapters], "task": prepared.task.name,
+        "source": {"model": request.name or Path(request.model).name, "adapters": [Path(adapter).name for adapter in request.adapters], "task": prepared.task.name,
                    "licences": request.licences, "rows": {split: len(prepared.splits(split)) for split in SPLITS if prepared.splits.has(split)}},
         "baseline_model": {"artifact": baseline.digest},
         "budget": request.budget.model_dump(),

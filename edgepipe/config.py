@@ -71,6 +71,7 @@ class Task(_Table):
 class Project(_Table):
     """`edgepipe.toml`, or `[tool.edgepipe]` in pyproject.toml. Paths are relative to the file."""
 
+    name: str | None = Field(default=None, description="what reports call the model (default: its folder's name)")
     model: str | None = Field(default=None, description='folder, ONNX file, "cache://…" or "hf://org/name@revision"')
     adapters: tuple[str, ...] = Field(default=(), description="LoRA adapter folders, merged in this order")
     model_factory: str | None = Field(default=None, description="FILE.py:function that builds the torch module")

@@ -164,12 +164,14 @@ def _load_npz(path: Path) -> dict[str, Any]:
 
 def _read_npz_rows(path: Path) -> Iterator[Sample]:
     """Row i of every array is what the model takes for sample i."""
+    import numpy as np
+
     arrays = _load_npz(path)
     lengths = {name: len(a) if a.ndim else 0 for name, a in arrays.items()}
     if len(set(lengths.values())) != 1:
         raise DataError(f"the arrays have unlike numbers of rows: {lengths}", where=str(path), fix="row i of every array belongs to sample i")
     for index in range(next(iter(lengths.values()))):
-        yield {"tensors": {name: array[index] for name, array in arrays.items()}}
+        yield {"tensors": {name: np.asarray(array[index]) for name, array in arrays.items()}}
 
 
 def _read_table(path: Path, config: Data, columns: tuple[str, ...]) -> Iterator[Sample]:

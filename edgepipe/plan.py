@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.config import Recipe, Step
-from edgepipe.weights import all_nodes, load_onnx
+from edgepipe.config import Recipe
+from edgepipe.errors import UsageError
+from edgepipe.weights import all_nodes, load_onnx, safetensors_header
 
 if TYPE_CHECKING:
     from edgepipe.artifact import Artifact
     from edgepipe.profile import Profile
+
+WORTH_QUANTIZING = 0.05  # of the weights; below that the file hardly shrinks
 
 
 def plan(artifact: Artifact, profile: Profile) -> Recipe:
@@ -28,18 +32,21 @@ def plan(artifact: Artifact, profile: Profile) -> Recipe:
         steps.append(_step("export-onnx", f"{profile.runtime.name} {profile.runtime.version} on {profile.name} runs ONNX (runtime.name)"))
     else:
         left_out.append("export-onnx: the model is ONNX already")
-    kinds = _operators(artifact)
-    if "quantized" in kinds:
-        left_out += ["optimize-graph, quantize-dynamic: the model is quantized already"]
+    if is_quantized(artifact):
+        left_out.append("optimize-graph, quantize-dynamic: the model is quantized already")
     else:
         steps.append(_step("optimize-graph", "constants folded, and of the fusions those that were measured to pay on this machine"))
-        if kinds & {"MatMul", "Gemm", "LSTM", "torch"}:
+        share = quantizable_share(artifact)
+        if share >= WORTH_QUANTIZING:
             steps.append(_quantize(profile))
         else:
-            left_out.append(f"quantize-dynamic: the graph has no matrix products with weights, and ConvInteger loses to Conv on {profile.cpu.model} (cpu.model)")
+            left_out.append(
+                f"quantize-dynamic: only {share:.0%} of the weights are in matrix products or tables, and convolutions "
+                f"with activation scales taken at run time lose to float32 on {profile.cpu.model} (cpu.model)"
+            )
     left_out.append(_four_bit(profile))
     if not steps:
-        steps.append(_step("optimize-graph", "nothing else applies"))
+        raise UsageError("there is nothing to do: the model is ONNX and quantized already", where="plan", fix="name the passes you want with --recipe")
     return Recipe.model_validate({"step": steps, "left_out": left_out})
 
 
@@ -67,18 +74,29 @@ def _four_bit(profile: Profile) -> str:
     return f"4-bit weights: {why}"
 
 
-def _operators(artifact: Artifact) -> set[str]:
-    """Operator types of an ONNX model, `quantized` when some are integer ones; `torch` for a torch model."""
-    if artifact.model.format == "torch":
-        return {"torch"}
+def is_quantized(artifact: Artifact) -> bool:
     from edgepipe.passes.quantize_dynamic import QUANTIZED
 
+    if artifact.model.format != "onnx":
+        return False
+    integer = {*QUANTIZED, "QLinearConv", "QLinearMatMul", "DequantizeLinear"}
+    return any(node.op_type in integer for node in all_nodes(load_onnx(artifact.model.main_file).graph))
+
+
+def quantizable_share(artifact: Artifact) -> float:
+    """Share of the weights that dynamic int8 reaches: those of matrix products, recurrent layers and tables."""
+    if artifact.model.format != "onnx":
+        return 1.0 if artifact.program["preprocess"]["kind"] != "image" else _linear_share(artifact)
+    from edgepipe.passes.quantize_dynamic import OPERATORS
+
     graph = load_onnx(artifact.model.main_file).graph
-    weights = {tensor.name for tensor in graph.initializer} | {out for node in graph.node if node.op_type == "Constant" for out in node.output}
-    found = set()
-    for node in all_nodes(graph):
-        if node.op_type in (*QUANTIZED, "QLinearConv", "QLinearMatMul", "DequantizeLinear"):
-            found.add("quantized")
-        if node.op_type not in ("MatMul", "Gemm") or any(name in weights for name in node.input[1:2]):
-            found.add(node.op_type)
-    return found
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    sizes |= {node.output[0]: math.prod(a.t.dims) for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.HasField("t")}
+    reached = {name for node in graph.node if node.op_type in OPERATORS for name in node.input if sizes.get(name, 0) > 1}
+    return sum(sizes[name] for name in reached) / max(1, artifact.model.parameters)
+
+
+def _linear_share(artifact: Artifact) -> float:
+    """Of a torch image model: the share of parameters in two-dimensional weights."""
+    infos = [info for ref in artifact.model.files if ref.path.endswith(".safetensors") for info in safetensors_header(ref.location)]
+    return sum(info.parameters for info in infos if len(info.shape) == 2) / max(1, sum(info.parameters for info in infos))

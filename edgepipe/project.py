@@ -44,7 +44,7 @@ def make_request(
         raise UsageError("no model is given", where=str(found or PROJECT_FILE), fix="name it: edgepipe compress MODEL …, or write a project file with `edgepipe init MODEL`")
     own_model = model is not None and named != base.model
     if own_model:  # another model than the project's: its adapters and task do not go with it
-        base = base.model_copy(update={"adapters": (), "model_factory": None, "task": base.task if task is None else None})
+        base = base.model_copy(update={"name": None, "adapters": (), "model_factory": None, "task": base.task if task is None else None})
     paths = {key: resolve_path(value, here) for key, value in (data or {}).items() if value}
     samples = base.data
     if "file" in paths:  # one file for all roles replaces whatever the project names
@@ -59,6 +59,7 @@ def make_request(
         raise UsageError("no task is given", where=str(found or PROJECT_FILE), fix="name it with --task: what does the model do? Without labels: --task fidelity")
     return Request(
         model=named or "",
+        name=base.name or "",
         profiles=tuple(resolve_path(p, here) if p.endswith(".toml") else p for p in profiles) or base.profiles,
         task=chosen,
         data=samples,

@@ -55,10 +55,11 @@ class MeasureFusions:
 
 @dataclass(frozen=True, slots=True)
 class CountFlops:
-    """Count the arithmetic of one inference of an ONNX artifact."""
+    """Count the arithmetic of one inference of an ONNX artifact; `sample` where its inputs are given as tensors."""
 
     artifact: Artifact
     threads: int
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +240,7 @@ def answer(request: Any, answers: IO[bytes]) -> Any:
     if isinstance(request, CountFlops):
         from edgepipe.cost.flops import count_flops
 
-        return Done(count_flops(request.artifact, request.threads))
+        return Done(count_flops(request.artifact, request.threads, request.sample))
     return run_job(request, answers)
 
 
@@ -259,4 +260,8 @@ def main() -> None:
             result = error
         except MemoryError:
             result = ResourceError("memory ran out", where=f"pass {getattr(request, 'name', '')}", fix="use a machine with more memory, or a smaller model")
+        except Exception as error:  # one request must not end the worker
+            traceback.print_exc()
+            what = f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            result = PassError(what, where=type(request).__name__, fix="the run log has the traceback")
         send(answers, ("result", result))

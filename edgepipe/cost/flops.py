@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgepipe.artifact import Artifact
+    from edgepipe.data import Sample
 
 LENGTH = 128  # tokens of the text that is counted
 
 
-def count_flops(artifact: Artifact, threads: int) -> dict[str, Any]:
-    """{"flops", "shape": {input: shape}} for one sample of LENGTH tokens, one image, or the first probe."""
+def count_flops(artifact: Artifact, threads: int, sample: Sample | None = None) -> dict[str, Any]:
+    """{"flops", "shape": {input: shape}} for one text of LENGTH tokens, one image, or `sample`."""
     import onnxruntime
 
-    from edgepipe.probes import fixed_feeds
+    from edgepipe.probes import feeds_of, fixed_feeds
 
-    feeds = fixed_feeds(artifact, 1, LENGTH)
+    feeds = feeds_of(artifact, [sample]) if sample else fixed_feeds(artifact, 1, LENGTH)
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True

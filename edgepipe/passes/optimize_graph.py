@@ -96,7 +96,16 @@ def fuse(source: Path, target: Path, family: str, kept: Mapping[str, bool]) -> N
 
 
 def fold(source: Path, target: Path) -> None:
-    """The runtime's basic level: constants folded, dead nodes gone, batch normalisation in the convolutions."""
+    """The runtime's basic level: constants folded, dead nodes gone, batch normalisation in the convolutions.
+
+    Where folding makes the file larger (a weight that several branches reshape is written once for each) it is left out.
+    """
+    _basic_level(source, target, ())
+    if target.stat().st_size > source.stat().st_size * 1.01:
+        _basic_level(source, target, ("ConstantFolding",))
+
+
+def _basic_level(source: Path, target: Path, disabled: tuple[str, ...]) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -105,4 +114,4 @@ def fold(source: Path, target: Path) -> None:
     options.log_severity_level = 3
     if source.stat().st_size + sum(p.stat().st_size for p in source.parent.glob("*.data")) > 2_000_000_000:
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "model.onnx.data")
-    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled))

@@ -47,7 +47,7 @@ def figure(value: float | None, unit: str) -> str:
     if unit == "share":
         return number(100 * value)
     if unit == "":
-        return short(value) if value == round(value, 3) else number(value, 5)
+        return number(value, 5) if abs(value) >= 1e-3 else short(value)
     return number(value, DECIMALS[unit]) if unit in DECIMALS else short(value)
 
 
@@ -59,12 +59,13 @@ def with_unit(value: float | None, unit: str) -> str:
     return f"{figure(value, unit)} {unit_name(unit)}".strip()
 
 
-def limit_text(row: Mapping[str, Any]) -> str:
+def limit_text(row: Mapping[str, Any], *, unit: bool = True) -> str:
     """`≤ 4.32 ms`; parity figures other than differences are floors: `≥ 99.00 %`."""
     if row.get("budget") is None:
         return NONE
     sign = "≥" if row["axis"] == "parity" and "difference" not in row["metric"] else "≤"
-    return f"{sign} {with_unit(row['budget'], '' if row['axis'] == 'operators' else row['unit'])}"
+    named = unit and row["axis"] != "operators"
+    return f"{sign} {(with_unit if named else figure)(row['budget'], row['unit'])}"
 
 
 def interval_text(row: Mapping[str, Any]) -> str:
@@ -177,9 +178,8 @@ def interval_chart(rows: Sequence[tuple[str, float, Sequence[float] | None, str]
     parts.append(Markup('<line x1="{}%" x2="100%" y1="{}" y2="{}" class="axis"/>').format(LABELS, height, height))
     ticks = [tick for tick in _ticks(low, high) if tick >= low]
     parts += [part for tick in ticks for part in _tick(place(tick), height, number(tick, _tick_decimals(ticks)))]
-    told = "; ".join(f"{label} {number(value)}" + (f", 95 % interval {number(interval[0])} to {number(interval[1])}" if interval else "") for label, value, interval, _ in rows)
-    told += "".join(f"; {words}" for _, words, _ in lines if words)
-    return _svg(height + 22, title, told, parts, key)
+    told = [f"{label} {number(value)}" + (f", 95 % interval {number(interval[0])} to {number(interval[1])}" if interval else "") for label, value, interval, _ in rows]
+    return _svg(height + 22, title, "; ".join([*told, *(words for _, words, _ in lines if words)]), parts, key)
 
 
 def _bins(times: Sequence[float], last: float) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 AXES = ("accuracy", "size", "latency", "memory", "parity", "operators")
 SEVERITY = ("broken", "unproven", "held", None)  # worst first
+MARKS = {"held": "✓", "broken": "✗", "unproven": "?", None: "·"}
 SHOWN_CHANGES, SHOWN_CLASSES = 20, 30
 PROVENANCE = {
     "measured": "on the device itself, or on this machine where its CPU's features match the profile's",
@@ -59,6 +59,12 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
+class AccuracyView:
+    row: Mapping[str, Any]
+    chart: Markup
+
+
+@dataclass(frozen=True, slots=True)
 class LatencyView:
     title: str
     chart: Markup
@@ -70,11 +76,12 @@ class Build:
 
     key: str
     manifest: Mapping[str, Any]
+    rows: tuple[Mapping[str, Any], ...]
     measured: Mapping[str, Any]
     cards: tuple[Card, ...]
     size: Markup | None
     size_note: str
-    accuracy: tuple[Markup, ...]
+    accuracy: tuple[AccuracyView, ...]
     latency: tuple[LatencyView, ...]
     shapes: tuple[Mapping[str, Any], ...]
     classes: tuple[ClassChange, ...]
@@ -84,8 +91,8 @@ class Build:
 
 def render_html(manifests: Sequence[Mapping[str, Any]], measurements: Sequence[Mapping[str, Any]]) -> str:
     """The report of one build or of several profiles' builds of one model; measurements stand beside their manifests."""
-    pairs = zip_longest(manifests, measurements[: len(manifests)], fillvalue={})
-    builds = [_build(f"p{index}", manifest, measured or {}) for index, (manifest, measured) in enumerate(pairs)]
+    beside = [*measurements, *({} for _ in manifests)]
+    builds = [_build(f"p{index}", manifest, measured or {}) for index, (manifest, measured) in enumerate(zip(manifests, beside, strict=False))]
     here = Path(__file__)
     worst = _worst(manifest.get("verdict") for manifest in manifests)
     page = _template().render(builds=builds, verdict=worst, css=here.with_name("report.css").read_text(encoding="utf-8"))
@@ -96,15 +103,11 @@ def render_html(manifests: Sequence[Mapping[str, Any]], measurements: Sequence[M
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.globals.update(
-        change_text=charts.change_text, conditions_text=charts.conditions_text, figure=charts.figure, interval_text=charts.interval_text,
-        limit_text=charts.limit_text, number=charts.number, short=charts.short, unit_name=charts.unit_name, with_unit=charts.with_unit,
-        options_text=options_text, row_name=row_name, axes_text=axes_text, by_axis=by_axis, MARKS=MARKS, PROVENANCE=PROVENANCE, SHOWN_CHANGES=SHOWN_CHANGES,
-    )  # fmt: skip
+    shared = ("change_text", "conditions_text", "figure", "interval_text", "limit_text", "number", "short", "unit_name", "with_unit")
+    environment.globals.update({name: getattr(charts, name) for name in shared})
+    environment.globals.update({function.__name__: function for function in (axes_text, by_axis, devices_text, options_text, proofs, row_name)})
+    environment.globals.update(MARKS=MARKS, SHOWN_CHANGES=SHOWN_CHANGES)
     return environment.get_template("report.html.j2")
-
-
-MARKS = {"held": "✓", "broken": "✗", "unproven": "?", None: "·"}
 
 
 def options_text(options: Mapping[str, Any]) -> str:
@@ -124,6 +127,16 @@ def axes_text(build: Build, verdict: str) -> str:
     return ", ".join(card.axis for card in build.cards if card.verdict == verdict)
 
 
+def devices_text(builds: Sequence[Build], verdict: str) -> str:
+    return ", ".join(build.manifest["profile"] for build in builds if build.manifest.get("verdict") == verdict)
+
+
+def proofs(build: Build) -> list[tuple[str, str]]:
+    """The kinds of proof on this build's figures, with what they mean."""
+    found = {row["provenance"] for row in build.rows}
+    return [(name, meaning) for name, meaning in PROVENANCE.items() if name in found]
+
+
 def by_axis(build: Build, axis: str) -> Card | None:
     return next((card for card in build.cards if card.axis == axis), None)
 
@@ -136,7 +149,7 @@ def _build(key: str, manifest: Mapping[str, Any], measured: Mapping[str, Any]) -
     notes = [KEPT_SIZE[name] for name in dict.fromkeys(run["name"] for run in passes) if name in KEPT_SIZE]
     classes = _classes(measured)
     return Build(
-        key, manifest, measured,
+        key, manifest, tuple(rows), measured,
         cards=tuple(_card(axis, [row for row in rows if row["axis"] == axis]) for axis in axes),
         size=charts.size_chart(passes, limit, f"{key}-size") if passes else None,
         size_note=" and ".join(notes) + (": little changes in size there." if notes else ""),
@@ -165,15 +178,16 @@ def _card(axis: str, rows: Sequence[Mapping[str, Any]]) -> Card:
     return Card(axis, verdict, lead, figure, tuple(row for row in judged if row is not lead))
 
 
-def _accuracy(rows: Sequence[Mapping[str, Any]], key: str) -> Iterable[Markup]:
+def _accuracy(rows: Sequence[Mapping[str, Any]], key: str) -> Iterable[AccuracyView]:
     found = [row for row in rows if row["axis"] == "accuracy" and row.get("value") is not None]
     for index, row in enumerate(found):
+        title, name = f"{row['metric']}, {row['unit']}", f"{key}-accuracy{index}"
         after = (row["value"], row.get("interval"), "after")
         if row.get("baseline") is not None:
-            yield charts.interval_chart([("before", row["baseline"], None, "before"), ("after", *after)], (), f"{row['metric']}, {row['unit']}", f"{key}-accuracy{index}")
+            yield AccuracyView(row, charts.interval_chart([("before", row["baseline"], None, "before"), ("after", *after)], (), title, name))
         elif row.get("budget") is not None:
             lines = [(0.0, "", "axis"), (row["budget"], f"limit {charts.number(row['budget'])}", "limit")]
-            yield charts.interval_chart([("drop", *after)], lines, f"{row['metric']}, {row['unit']}", f"{key}-accuracy{index}")
+            yield AccuracyView(row, charts.interval_chart([("drop", *after)], lines, title, name))
 
 
 def _latency(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any], key: str) -> Iterable[LatencyView]:
@@ -188,7 +202,8 @@ def _latency(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any], key
         }  # fmt: skip
         marks = {side: {mark: row.get(column) for mark, row in found.items()} for side, column in (("before", "baseline"), ("after", "value"))}
         title = "End to end, with encoding" if whole else "Model only"
-        yield LatencyView(title, charts.latency_chart(timing["baseline_ms"], timing["candidate_ms"], marks, f"Latency distribution, {title.lower()}", f"{key}-latency-{int(whole)}"))
+        told = f"Latency distribution, {title.lower()}"
+        yield LatencyView(title, charts.latency_chart(timing["baseline_ms"], timing["candidate_ms"], marks, told, f"{key}-latency{int(whole)}"))
 
 
 def _classes(measured: Mapping[str, Any]) -> list[ClassChange]:

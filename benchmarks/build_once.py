@@ -1,0 +1,35 @@
+"""Build the demo model once (merge → export → optimize → int8) without judging it; prints one JSON line. Used by build_speed.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from demo import request
+
+from edgepipe.build import prepare, recipe_for
+from edgepipe.machine import usable_cores
+from edgepipe.pipeline import Setting, check_recipe, run_recipe
+from edgepipe.profile import load_profile
+from edgepipe.progress import Silent
+from edgepipe.store import Store
+from edgepipe.worker_process import WorkerProcess
+
+
+def main() -> None:
+    recipe_file = sys.argv[1] if len(sys.argv) > 1 else None
+    profile = load_profile("host")
+    prepared = prepare(request(profiles=["host"], recipe=recipe_file))
+    recipe = recipe_for(prepared, profile)
+    steps = check_recipe(recipe, prepared.artifact)
+    store = Store.default()
+    with store.workdir() as workdir, WorkerProcess(Path(workdir) / "run.log", Silent()) as worker:
+        setting = Setting(store, worker, Silent(), profile, prepared.request.data, prepared.splits, usable_cores())
+        artifact, runs = run_recipe(steps, store.put(prepared.artifact), setting)
+    print(json.dumps({"bytes": artifact.model.size_bytes, "model": str(artifact.model.main_file), "passes": {run.name: run.seconds for run in runs},
+                      "peaks": {run.name: run.peak_rss_bytes for run in runs}}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""All benchmarks, one after the other."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+for name in ("startup", "build_speed", "int8_speed", "pruning"):
+    subprocess.run([sys.executable, str(Path(__file__).parent / f"{name}.py")], check=True)
