@@ -41,7 +41,7 @@ def attach(
     names = [f"adapter_{number}" for number in range(len(adapters))]
     supplied: list[str] = []
     wrapped: Any = None
-    for number, (name, adapter) in enumerate(zip(names, adapters, strict=True)):
+    for name, adapter in zip(names, adapters, strict=True):
         state = _once(load_file(adapter.folder / "adapter_model.safetensors"))
         where = str(adapter.folder)
         config = _config(adapter.folder, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from edgepipe.artifact import digest
 from edgepipe.bundle import check_target, write_bundle
 from edgepipe.config import Budget, Data, Recipe, Task, load_recipe
 from edgepipe.data import SPLITS, Splits
-from edgepipe.errors import UsageError
+from edgepipe.errors import PassError, UsageError
 from edgepipe.intake import find_source, make_artifact
 from edgepipe.machine import machine_facts, usable_cores
 from edgepipe.measure import Measurement, measure
@@ -19,7 +20,7 @@ from edgepipe.passes import load_plugin
 from edgepipe.pipeline import Setting, baseline_recipe, check_recipe, library_version, run_recipe
 from edgepipe.plan import plan
 from edgepipe.profile import load_profile
-from edgepipe.progress import Silent
+from edgepipe.progress import Logged, Silent
 from edgepipe.runners import runner_for
 from edgepipe.store import Store
 from edgepipe.tasks import load_task
@@ -28,6 +29,8 @@ from edgepipe.worker import CountFlops
 from edgepipe.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgepipe.artifact import Artifact
     from edgepipe.passes import PassSpec
     from edgepipe.pipeline import PassRun
@@ -131,12 +134,26 @@ def compress(request: Request, progress: Progress | None = None) -> list[Compres
     steps = [check_recipe(recipe, prepared.artifact, request.recipe or "recipe") for recipe in recipes]
     store = Store.default()
     results = []
-    with store.workdir() as workdir, WorkerProcess(workdir / "run.log", progress) as worker:
-        start = store.put(prepared.artifact)
-        for profile, recipe, planned, out in zip(profiles, recipes, steps, outs, strict=True):
-            setting = Setting(store, worker, progress, profile, request.data, prepared.splits, usable_cores(), request.plugins)
-            results.append(_build(prepared, recipe, planned, start, setting, out, workdir / "run.log"))
+    with store.workdir() as workdir, _kept_log(store, workdir / "run.log") as log:
+        display = Logged(progress, log)
+        with WorkerProcess(log, display) as worker:
+            start = store.put(prepared.artifact)
+            for profile, recipe, planned, out in zip(profiles, recipes, steps, outs, strict=True):
+                setting = Setting(store, worker, display, profile, request.data, prepared.splits, usable_cores(), request.plugins)
+                results.append(_build(prepared, recipe, planned, start, setting, out, log))
     return results
+
+
+@contextmanager
+def _kept_log(store: Store, log: Path) -> Iterator[Path]:
+    """The run log, kept when a pass fails: it has the traceback its author wants."""
+    try:
+        yield log
+    except PassError as error:
+        if log.is_file():
+            kept = store.keep_log(log)
+            error.fix = (error.fix or "the run log tells more").replace("the run log", str(kept))
+        raise
 
 
 def _build(

@@ -5,6 +5,7 @@ Precedence, highest first: command-line flag > `--set` > project file > recipe >
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -175,16 +176,14 @@ def load_recipe(path: Path) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as TOML that `load_recipe` reads back."""
-    import json
-
-    lines = [f"left_out = {json.dumps(list(recipe.left_out), indent=2, ensure_ascii=False)}\n"] if recipe.left_out else []
+    lines = ["left_out = [", *(f"  {toml_value(text)}," for text in recipe.left_out), "]\n"] if recipe.left_out else []
     for step in recipe.steps:
-        lines += ["[[step]]", f'pass = "{step.name}"', f"reason = {json.dumps(step.reason, ensure_ascii=False)}"]
+        lines += ["[[step]]", f"pass = {toml_value(step.name)}", f"reason = {toml_value(step.reason)}"]
         if step.on != "model":
-            lines.append(f'on = "{step.on}"')
+            lines.append(f"on = {toml_value(step.on)}")
         if step.options:
             lines.append("[step.options]")
-            lines += [f"{key} = {toml_value(value)}" for key, value in step.options.items()]
+            lines += [f"{_toml_key(key)} = {toml_value(value)}" for key, value in step.options.items()]
         lines.append("")
     return "\n".join(lines)
 
@@ -193,10 +192,14 @@ def toml_value(value: object) -> str:
     import json
 
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(str(key))} = {toml_value(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{_toml_key(str(key))} = {toml_value(item)}" for key, item in value.items()) + " }"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON allows in strings and TOML does not
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)
 
 
 def parse_bytes(text: str) -> int:
@@ -206,7 +209,7 @@ def parse_bytes(text: str) -> int:
     unit = text.strip()[len(number) :].strip().upper()
     try:
         return round(float(number) * units[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise ValueError(f'"{text}" is no size; write 20MB or 16MiB') from None
 
 

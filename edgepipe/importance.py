@@ -94,10 +94,12 @@ def choose_kept(scores: list[np.ndarray], ratio: float, *, per_layer: bool, mult
     if per_layer:
         counts = [len(s) - round(ratio * len(s)) for s in scores]
     else:
-        everything = np.sort(np.concatenate(scores))
-        cut = round(ratio * len(everything))
-        threshold = everything[cut - 1] if cut else -np.inf
-        counts = [int((s > threshold).sum()) for s in scores]
+        owner = np.repeat(np.arange(len(scores)), [len(s) for s in scores])
+        everything = np.concatenate(scores)
+        # By rank, not by a threshold: many units tie where they never fire, and a threshold would cut them all.
+        cut = np.argsort(everything, kind="stable")[: round(ratio * len(everything))]
+        lost = np.bincount(owner[cut], minlength=len(scores))
+        counts = [len(s) - int(n) for s, n in zip(scores, lost, strict=True)]
     kept = []
     for layer, count in zip(scores, counts, strict=True):
         width = min(len(layer), max(multiple_of, round(count / multiple_of) * multiple_of))

@@ -94,7 +94,7 @@ def manifest_schema() -> dict[str, Any]:
         profile=text, component=text, axis={"enum": ["accuracy", "size", "latency", "memory", "parity", "operators"]}, metric=text, unit=text,
         conditions={"type": "object"}, baseline=maybe_number, value=maybe_number, budget=maybe_number,
         interval={"type": ["array", "null"], "items": number, "minItems": 2, "maxItems": 2}, n={"type": ["integer", "null"]},
-        provenance={"enum": ["measured", "emulated", "predicted", "host"]}, verdict={"enum": ["held", "broken", "unproven", None]}, reason=text,
+        provenance={"enum": ["measured", "emulated", "predicted", "host"]}, verdict={"enum": ["held", "broken", "unproven", None]}, reason=text, better={"enum": ["lower", "higher"]},
     )  # fmt: skip
     schema = _object(
         schema_version={"const": SCHEMA_VERSION}, edgepipe=text, created=text, profile=text, profile_title=text,

@@ -138,20 +138,27 @@ def _resolved(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
     base_name = data.pop("extends", None)
     if base_name is None:
         return data
-    if str(path) in seen:
+    seen_here = (*seen, str(path.resolve()))
+    if seen_here[-1] in seen:
         raise UsageError("profiles extend each other in a circle", where=str(path), fix='change one "extends"')
     if base_name == HOST:
         base = host_profile().model_dump(mode="json")
     elif base_name in profile_names() and (resource("profiles") / f"{base_name}.toml").is_file():
-        base = _resolved(resource("profiles") / f"{base_name}.toml", (*seen, str(path)))
+        base = _resolved(resource("profiles") / f"{base_name}.toml", seen_here)
     elif (path.parent / str(base_name)).is_file():
-        base = _resolved(path.parent / str(base_name), (*seen, str(path)))
+        base = _resolved(path.parent / str(base_name), seen_here)
     else:
         raise UsageError(f'extends unknown profile "{base_name}"', where=str(path), fix=nearest(str(base_name), profile_names()))
-    sources = {f"{table}.{key}": f"{path.name} (the user's own)" for table in ("cpu", "memory", "runtime") for key in data.get(table, {})}
+    sources = {f"{table}.{key}": f"{path.name} (the user's own)" for table in ("cpu", "memory", "runtime") for key in _subtable(data, table)}
     merged = _merged(base, data)
-    merged["sources"] = {**base["sources"], **sources, **data.get("sources", {})}
+    if isinstance(data.get("sources", {}), dict):  # else validation says what is wrong with it
+        merged["sources"] = {**_subtable(base, "sources"), **sources, **_subtable(data, "sources")}
     return merged
+
+
+def _subtable(data: dict[str, Any], name: str) -> dict[str, Any]:
+    found = data.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import time
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Progress(Protocol):
@@ -24,3 +28,25 @@ class Silent:
     def update(self, stage: str, what: str, done: int = 0, total: int = 0) -> None: ...
 
     def finish(self, name: str, outcome: str) -> None: ...
+
+
+class Logged:
+    """Passes progress on and writes stages to the run log, with the time since the start."""
+
+    def __init__(self, inner: Progress, log: Path) -> None:
+        self._inner, self._log, self._start = inner, log, time.monotonic()
+
+    def stage(self, name: str, detail: str = "") -> None:
+        self._write(f"{name}: {detail}" if detail else name)
+        self._inner.stage(name, detail)
+
+    def update(self, stage: str, what: str, done: int = 0, total: int = 0) -> None:
+        self._inner.update(stage, what, done, total)
+
+    def finish(self, name: str, outcome: str) -> None:
+        self._write(f"{name} done: {outcome}")
+        self._inner.finish(name, outcome)
+
+    def _write(self, text: str) -> None:
+        with self._log.open("a", encoding="utf-8") as handle:
+            handle.write(f"[{time.monotonic() - self._start:8.2f} s] {text}\n")

@@ -128,6 +128,12 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def keep_log(self, log: Path) -> Path:
+        """Keep a failed run's log as `logs/last-failure.log`; gives where."""
+        kept = self.root / "logs" / "last-failure.log"
+        write_atomic(kept, log.read_bytes())
+        return kept
+
     def entries(self) -> list[dict[str, Any]]:
         """Artifacts kept, least recently used first: digest, bytes, age in seconds."""
         found = []

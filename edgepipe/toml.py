@@ -40,27 +40,42 @@ def read_toml(path: Path) -> dict[str, Any]:
 def key_lines(text: str) -> dict[tuple[str, ...], int]:
     """Line number (from 1) of every key and table header; entries of `[[x]]` have their index in the path."""
     lines: dict[tuple[str, ...], int] = {}
-    counts: dict[tuple[str, ...], int] = {}
+    counts: dict[tuple[str, ...], int] = {}  # of arrays of tables: index of the entry we are in
     table: tuple[str, ...] = ()
-    inside: str | None = None  # the closing mark of a multi-line string we are in
-    for number, line in enumerate(text.splitlines(), start=1):
-        if inside:
-            if inside in line:
-                inside = None
-            continue
-        if header := _HEADER.match(line):
-            table = _parts(header.group(2))
+    open_value: list[str] = []  # lines of a value that goes on: a multi-line string or array
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines breaks at U+2028 too, which TOML does not
+        if open_value:
+            open_value.append(line)
+            if _complete(open_value):
+                open_value = []
+        elif header := _HEADER.match(line):
+            table = _entry(_parts(header.group(2)), counts)
             if header.group(1) == "[[":
-                index = counts.get(table, -1) + 1
-                counts[table] = index
-                table = (*table, str(index))
+                counts[table] = counts.get(table, -1) + 1
+                table = (*table, str(counts[table]))
             lines.setdefault(table, number)
         elif key := _KEY.match(line):
             lines.setdefault((*table, *_parts(key.group(1))), number)
-            for mark in ('"""', "'''"):
-                if line.count(mark) % 2:
-                    inside = mark
+            open_value = [] if _complete([line]) else [line]
     return lines
+
+
+def _entry(path: tuple[str, ...], counts: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
+    """The path with the index of the entry that `[x.y]` belongs to where `[[x]]` is an array."""
+    found: tuple[str, ...] = ()
+    for part in path[:-1]:
+        found = (*found, part)
+        if found in counts:
+            found = (*found, str(counts[found]))
+    return (*found, path[-1])
+
+
+def _complete(lines: list[str]) -> bool:
+    try:
+        tomllib.loads("\n".join(lines) + "\n")
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
 
 
 def _parts(dotted: str) -> tuple[str, ...]:
@@ -76,7 +91,8 @@ def parse(model: type[M], data: Mapping[str, Any], *, source: Path | str, prefix
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()  # a misspelt key is why the right one is missing, so it is told of first
+        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
         loc = tuple(str(part) for part in first["loc"])
         where = source if isinstance(source, str) else located(source, prefix + loc)
         what, fix = _explain(model, first, loc, prefix)
@@ -103,6 +119,8 @@ def _explain(model: type[BaseModel], error: Any, loc: tuple[str, ...], prefix: t
     if error["type"] == "missing":
         return f'missing key "{key}"{place}', f'add "{key} = …"'
     message = error["msg"].removeprefix("Value error, ")
+    if not loc:  # a rule over the whole table, which its own message explains
+        return f"{message}{place}", None
     shown = repr(error["input"])
     return f'"{key}"{place}: {message} (it is {shown[:80]})', None
 

@@ -46,6 +46,7 @@ class Result:
     n: int | None = None
     verdict: str | None = None
     reason: str = ""
+    better: str = "lower"  # which way is better, and so on which side of the budget the value must lie
     component: str = "model"
     conditions: Mapping[str, Any] = field(default_factory=dict)
 
@@ -99,7 +100,7 @@ class _Judge:
         doubt = "" if within or drop > limit else f"the drop's 95 % bound {drops[1]:.2f} is over the limit plus margin: {len(base)} samples are too few"
         conditions = {"batch": 1, "length": "task", "threads": self.measured.threads}
         return [
-            self._row("accuracy", task.metric_name, "points", after, baseline=before, interval=spread, n=len(base), conditions=conditions),
+            self._row("accuracy", task.metric_name, "points", after, better="higher", baseline=before, interval=spread, n=len(base), conditions=conditions),
             self._row("accuracy", f"{task.metric_name} drop", "points", drop, held=drop <= limit, doubt=doubt, budget=limit, interval=drops, n=len(base), conditions=conditions),
         ]
 
@@ -134,7 +135,7 @@ class _Judge:
             if timing.length == "task":
                 rows.append(self._row("latency", "p95", "ms", float(np.percentile(timing.candidate_ms, 95)), **{**more, "baseline": float(np.percentile(timing.baseline_ms, 95))}))
             rate = [1000 * timing.batch / float(np.mean(times)) for times in (timing.baseline_ms, timing.candidate_ms)]
-            rows.append(self._row("latency", "throughput", "samples/s", rate[1], **{**more, "baseline": rate[0]}))
+            rows.append(self._row("latency", "throughput", "samples/s", rate[1], better="higher", **{**more, "baseline": rate[0]}))
         return rows
 
     def memory(self) -> Result:
@@ -147,16 +148,16 @@ class _Judge:
         found, budget = self.measured.parity, self.budget
         n = int(found["n"])
         rows = [
-            self._row("parity", "cosine to a plain session", "", found["cosine"], held=found["cosine"] >= budget.min_parity_cosine, budget=budget.min_parity_cosine, n=n),
+            self._row("parity", "cosine to a plain session", "", found["cosine"], better="higher", held=found["cosine"] >= budget.min_parity_cosine, budget=budget.min_parity_cosine, n=n),
             self._row("parity", "max abs difference", "", found["max_abs"], n=n, budget=budget.max_parity_abs,
                       held=None if budget.max_parity_abs is None else found["max_abs"] <= budget.max_parity_abs),
-            self._row("parity", "label agreement", "share", found["label_agreement"], held=found["label_agreement"] >= budget.min_label_agreement, budget=budget.min_label_agreement, n=n),
+            self._row("parity", "label agreement", "share", found["label_agreement"], better="higher", held=found["label_agreement"] >= budget.min_label_agreement, budget=budget.min_label_agreement, n=n),
         ]  # fmt: skip
         for name, gaps in (("batch", self.measured.batch), ("padding", self.measured.padding)):
             if gaps:
                 limit, share = budget.min_batch_agreement, gaps["label_agreement"]
                 reason = f"outputs move by up to {gaps['max_abs']:.2g} (cosine {gaps['cosine']:.5f}) {'in a batch of 8' if name == 'batch' else 'with padding behind'}"
-                rows.append(self._row("parity", f"{name} invariance", "share", share, held=None if limit is None else share >= limit, budget=limit, n=int(gaps["n"]), reason=reason))
+                rows.append(self._row("parity", f"{name} invariance", "share", share, better="higher", held=None if limit is None else share >= limit, budget=limit, n=int(gaps["n"]), reason=reason))
         return rows
 
 

@@ -22,12 +22,16 @@ QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLE
 
 
 class WorkerProcess:
-    """One worker for a whole run; a new one is started after a crash."""
+    """One worker for a run's torch passes and one for the rest, so that ONNX passes do not carry torch's memory.
+
+    A new one is started after a crash.
+    """
 
     def __init__(self, log: Path, progress: Progress) -> None:
         self._log_path, self._progress = log, progress
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
+        self._holds_torch = False
 
     def __enter__(self) -> WorkerProcess:
         return self
@@ -37,7 +41,11 @@ class WorkerProcess:
 
     def ask(self, request: Any, what: str) -> Done:
         """Send one request and wait for its result; raises what the worker raised, or what became of the worker."""
+        wants_torch = isinstance(request, Job) and request.artifact.model.format == "torch"
+        if self._holds_torch and not wants_torch:
+            self.close()
         process = self._started()
+        self._holds_torch = wants_torch
         assert process.stdin is not None and process.stdout is not None
         try:
             send(process.stdin, request)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 # How much worse each axis may be: points for accuracy, else a share of the old figure.
 TOLERANCES = {"accuracy": 0.5, "size": 0.01, "latency": 0.10, "memory": 0.10, "parity": 0.001, "operators": 0.0}
-BETTER_HIGHER = {"accuracy", "F1", "Spearman", "agreement", "throughput", "cosine to a plain session", "label agreement", "batch invariance", "padding invariance"}
 
 
 @click.command("diff")
@@ -61,7 +60,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], allowed: Mappin
         if row["axis"] in ("latency", "memory") and not same_machine:
             note = "taken on CPUs with other features"
         elif a is not None and b is not None:
-            worse = (a - b) if row["metric"] in BETTER_HIGHER else (b - a)
+            worse = (a - b) if row.get("better") == "higher" else (b - a)
             limit = allowed[row["axis"]] * (1.0 if row["axis"] in ("accuracy", "parity") else abs(a) or 1.0)
             outcome = "worse" if worse > limit + 1e-12 else "better" if -worse > limit else "same"
             note = f"ratio to float32 {a:.3f} → {b:.3f}" if timed else ""

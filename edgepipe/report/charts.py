@@ -60,10 +60,10 @@ def with_unit(value: float | None, unit: str) -> str:
 
 
 def limit_text(row: Mapping[str, Any], *, unit: bool = True) -> str:
-    """`≤ 4.32 ms`; parity figures other than differences are floors: `≥ 99.00 %`."""
+    """`≤ 4.32 ms`, or `≥ 99.00 %` for a figure of which more is better."""
     if row.get("budget") is None:
         return NONE
-    sign = "≥" if row["axis"] == "parity" and "difference" not in row["metric"] else "≤"
+    sign = "≥" if row.get("better") == "higher" else "≤"
     named = unit and row["axis"] != "operators"
     return f"{sign} {(with_unit if named else figure)(row['budget'], row['unit'])}"
 
@@ -99,7 +99,7 @@ def conditions_text(conditions: Mapping[str, Any]) -> str:
 
 
 def size_chart(passes: Sequence[Mapping[str, Any]], limit_bytes: float | None, key: str) -> Markup:
-    """A bar a pass: what stays (full) and what the pass took (hatched) or added (edge), with the size limit marked."""
+    """A bar a pass: what stays (full) and what the pass took (pale) or added (another colour), with the size limit marked."""
     largest = max(max(run["size_bytes_before"], run["size_bytes_after"]) for run in passes) or 1
     parts = []
     for index, run in enumerate(passes):

@@ -105,8 +105,8 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     shared = ("change_text", "conditions_text", "figure", "interval_text", "limit_text", "number", "short", "unit_name", "with_unit")
     environment.globals.update({name: getattr(charts, name) for name in shared})
-    environment.globals.update({function.__name__: function for function in (axes_text, by_axis, devices_text, options_text, proofs, row_name)})
-    environment.globals.update(MARKS=MARKS, SHOWN_CHANGES=SHOWN_CHANGES)
+    environment.globals.update({function.__name__: function for function in (axes_text, by_axis, devices_text, options_text, row_name)})
+    environment.globals.update(MARKS=MARKS, PROVENANCE=PROVENANCE, SHOWN_CHANGES=SHOWN_CHANGES)
     return environment.get_template("report.html.j2")
 
 
@@ -129,12 +129,6 @@ def axes_text(build: Build, verdict: str) -> str:
 
 def devices_text(builds: Sequence[Build], verdict: str) -> str:
     return ", ".join(build.manifest["profile"] for build in builds if build.manifest.get("verdict") == verdict)
-
-
-def proofs(build: Build) -> list[tuple[str, str]]:
-    """The kinds of proof on this build's figures, with what they mean."""
-    found = {row["provenance"] for row in build.rows}
-    return [(name, meaning) for name, meaning in PROVENANCE.items() if name in found]
 
 
 def by_axis(build: Build, axis: str) -> Card | None:

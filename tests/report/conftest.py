@@ -8,7 +8,7 @@ import pytest
 
 
 def row(axis: str, metric: str, unit: str, value: float | None, **more: Any) -> dict[str, Any]:
-    empty = {"baseline": None, "budget": None, "interval": None, "n": None, "verdict": None, "reason": "", "conditions": {}}
+    empty = {"baseline": None, "budget": None, "interval": None, "n": None, "verdict": None, "reason": "", "better": "lower", "conditions": {}}
     return {"profile": "pi", "axis": axis, "metric": metric, "unit": unit, "value": value, "provenance": "measured", "component": "model", **empty, **more}
 
 
@@ -43,8 +43,8 @@ def manifest() -> dict[str, Any]:
             row("latency", "median", "ms", 2.0, baseline=4.0, budget=4.0, interval=[1.9, 2.1], n=4, verdict="held", conditions=task),
             row("latency", "median", "ms", 1.0, baseline=3.0, budget=3.0, n=4, verdict="held", conditions={"batch": 1, "length": "16", "threads": 2}),
             row("memory", "peak of a fresh process", "bytes", 100_000_000, baseline=200_000_000, budget=10**9, verdict="held"),
-            row("parity", "cosine to a plain session", "", 1.0, budget=0.999, n=200, verdict="held"),
-            row("parity", "batch invariance", "share", 0.98, n=200, reason="outputs move by up to 0.97"),
+            row("parity", "cosine to a plain session", "", 1.0, better="higher", budget=0.999, n=200, verdict="held"),
+            row("parity", "batch invariance", "share", 0.98, better="higher", n=200, reason="outputs move by up to 0.97"),
             row("operators", "without a kernel", "operator types", 0, budget=0, n=16, verdict="held", reason="loaded and ran"),
         ],
         "source": {"model": "mini", "adapters": ["films"], "task": "text-classification", "licences": {}, "rows": {"test": 1000}},

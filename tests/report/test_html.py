@@ -52,6 +52,7 @@ def test_page_shows_verdicts_before_the_evidence(manifest: dict[str, Any], measu
     order = [page.text.index(part) for part in parts]
     assert order == sorted(order)
     assert "90.00 → 89.50 points" in page.text and "100.00 → 25.00 MB" in page.text and "−0.10 to 1.10" in page.text
+    assert all(f"Proof: {name}" in page.text for name in ("measured", "emulated", "predicted", "host"))
     assert "3.00 ×" in page.text  # 3 ms before, 1 ms after, at 1 × 16
 
 
@@ -175,10 +176,10 @@ def test_numbers_have_true_minus_signs_and_no_negative_zero() -> None:
     assert charts.number(None) == "–" and charts.number(float("inf")) == "∞"
 
 
-def test_limits_are_floors_for_parity_but_not_for_differences(manifest: dict[str, Any]) -> None:
+def test_limits_are_floors_where_more_is_better(manifest: dict[str, Any]) -> None:
     rows = {entry["metric"]: entry for entry in manifest["results"]}
     assert charts.limit_text(rows["cosine to a plain session"]) == "≥ 0.99900"
-    assert charts.limit_text({**rows["cosine to a plain session"], "metric": "max abs difference"}) == "≤ 0.99900"
+    assert charts.limit_text({**rows["cosine to a plain session"], "better": "lower"}) == "≤ 0.99900"
     assert charts.limit_text(rows["component bytes"]) == "≤ 30.00 MB"
 
 

@@ -1,0 +1,91 @@
+"""Fixtures that every test may use. Nothing a test does touches the user's own cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgepipe.config import Data, Task
+from edgepipe.intake import find_source, make_artifact
+from edgepipe.store import Store, cache_root
+from edgepipe.tasks import load_task
+from tests.models import write_classifier
+from tests.onnx_models import write_onnx_classifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from edgepipe.artifact import Artifact
+
+USER_CACHE = cache_root()  # read before any fixture runs
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="Write what tests/golden/ should hold instead of comparing with it.")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """EDGEPIPE_CACHE for the whole session: a folder of its own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEPIPE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def user_cache() -> Path:
+    """The cache folder that was in force before the tests began: downloads for end-to-end tests lie there."""
+    return USER_CACHE
+
+
+@pytest.fixture(scope="session")
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with a file of tests/golden/; `pytest --update-golden` writes it."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8"), f"{path} differs; look at the change, then pytest --update-golden"
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer BERT text classifier, as transformers saves it. Read only."""
+    return write_classifier(tmp_path_factory.mktemp("models") / "classifier")
+
+
+@pytest.fixture(scope="session")
+def onnx_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bag-of-words text classifier as model.onnx, its config and tokenizer. Read only."""
+    return write_onnx_classifier(tmp_path_factory.mktemp("models") / "onnx")
+
+
+@pytest.fixture(scope="session")
+def torch_artifact(classifier: Path) -> Artifact:
+    return read_classifier(classifier)
+
+
+@pytest.fixture(scope="session")
+def onnx_artifact(onnx_classifier: Path) -> Artifact:
+    return read_classifier(onnx_classifier)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def read_classifier(folder: Path, **data: object) -> Artifact:
+    """The artifact that a text classifier's folder makes."""
+    assert os.environ["EDGEPIPE_CACHE"] != str(USER_CACHE)
+    source = find_source(str(folder))
+    return make_artifact(source, (), load_task(Task(name="text-classification")), source.labels, Data(**data), None)
