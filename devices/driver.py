@@ -59,11 +59,14 @@ class TextEncoder:
         return [self.tokenizer.encode(sample["text"], sample.get("text_pair"))]
 
     def word_starts(self, sample):
-        """Where each word's first piece stands in the sequence; words that were cut off have none."""
+        """Where each word's first piece stands in the sequence; words that were cut off have none.
+
+        A word that the normaliser leaves nothing of (a zero-width space) shares the place of the next.
+        """
         starts = []
         for index, word in enumerate(self.parts(sample)[0].word_ids):
-            if word is not None and word == len(starts):
-                starts.append(index)
+            if word is not None:
+                starts += [index] * (word + 1 - len(starts))
         return starts
 
     def feeds(self, encodings, length=None):
@@ -115,9 +118,9 @@ class ImageEncoder:
 
 def _target_size(current, size):
     width, height = current
-    if "shortest_edge" in size:
-        scale = size["shortest_edge"] / min(width, height)
-        return max(1, round(width * scale)), max(1, round(height * scale))
+    if "shortest_edge" in size:  # the longer edge is rounded down, as transformers does
+        wanted, shorter = size["shortest_edge"], min(width, height)
+        return int(wanted * width / shorter), int(wanted * height / shorter)
     return size["width"], size["height"]
 
 

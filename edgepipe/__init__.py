@@ -72,7 +72,6 @@ def compress(
     for the tree) for wrong usage, models or data, a pass that fails its checks, and resources that run out.
     """
     import json
-    from dataclasses import replace
 
     from edgepipe.build import compress as build
     from edgepipe.project import make_request
@@ -86,6 +85,7 @@ def compress(
         data={"file": _text(data), "train": _text(train), "calibration": _text(calibration), "dev": _text(dev), "test": _text(test)},
         budget=[f"{key}={json.dumps(value)}" for key, value in (budget or {}).items()],
         recipe=_text(recipe),
+        options=options,
         out=_text(out),
         plugins=[str(p) for p in plugins],
         model_factory=model_factory,
@@ -93,10 +93,7 @@ def compress(
         strict=strict,
         archive=archive,
     )
-    settings = {name: dict(values) for name, values in request.settings.items()}
-    for name, values in (options or {}).items():
-        settings[name] = {**settings.get(name, {}), **values}
-    return build(replace(request, settings=settings), progress)[0]
+    return build(request, progress)[0]
 
 
 def validate(

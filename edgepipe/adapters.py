@@ -142,9 +142,9 @@ def check_fits(base: nn.Module, state: Mapping[str, Tensor], where: str) -> None
             if width not in weight.shape:
                 unlike.add(f"{path.split(part)[0]} ({width} against {' × '.join(map(str, weight.shape))})")
     if missing:
-        raise ModelError(f"the adapter changes layers the base model does not have: {_some(sorted(missing))}", where=where, fix="name the base model the adapter was trained on")
+        raise ModelError(f"the adapter changes layers the base model does not have: {_some(sorted(missing))}", where=where, fix="name the base it was trained on")
     if unlike:
-        raise ModelError(f"the adapter was trained on a base of other widths: {_some(sorted(unlike))}", where=where, fix="name the base model the adapter was trained on")
+        raise ModelError(f"the adapter was trained on a base of other widths: {_some(sorted(unlike))}", where=where, fix="name the base it was trained on")
 
 
 def _weight(layer: Any) -> Tensor | None:

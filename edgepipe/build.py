@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import digest
 from edgepipe.bundle import check_target, write_bundle
 from edgepipe.config import Budget, Data, Recipe, Task, load_recipe
-from edgepipe.data import SPLITS, Splits
-from edgepipe.errors import PassError, UsageError
+from edgepipe.data import SPLITS, Splits, check_fit
+from edgepipe.errors import DataError, EdgepipeError, ModelError, OperatorError, PassError, UsageError, nearest, reading
 from edgepipe.intake import find_source, make_artifact
 from edgepipe.machine import machine_facts, usable_cores
 from edgepipe.measure import Measurement, measure
@@ -24,14 +25,16 @@ from edgepipe.progress import Logged, Silent
 from edgepipe.runners import runner_for
 from edgepipe.store import Store
 from edgepipe.tasks import load_task
-from edgepipe.validate import judge
+from edgepipe.validate import judge, unknown_here
 from edgepipe.worker import CountFlops
 from edgepipe.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from edgepipe.artifact import Artifact
+    from edgepipe.config import Step
+    from edgepipe.data import Split
     from edgepipe.passes import PassSpec
     from edgepipe.pipeline import PassRun
     from edgepipe.profile import Profile
@@ -53,6 +56,7 @@ class Request:
     budget: Budget = Budget()
     recipe: str | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    places: dict[tuple[str, str], str] = field(default_factory=dict)  # (pass, option) → where it was set, for errors
     model_factory: str | None = None
     plugins: tuple[str, ...] = ()
     licences: dict[str, str] = field(default_factory=dict)
@@ -90,19 +94,30 @@ def prepare(request: Request, *, with_data: bool = True) -> Prepared:
     for plugin in request.plugins:
         load_plugin(Path(plugin))
     task = load_task(request.task)
-    source = find_source(request.model)
-    labels = request.task.labels or source.labels
+    with reading(ModelError):
+        source = find_source(request.model)
+        labels = request.task.labels or source.labels
+        artifact = make_artifact(source, request.adapters, task, tuple(labels), request.data, request.model_factory)
+    splits = Splits(request.data, task.columns)
     if task.name.endswith("classification") and not labels:
         raise UsageError("the model's config names no labels", where="[task] labels", fix='name them in output order: labels = ["negative", "positive"]')
-    splits = Splits(request.data, task.columns)
-    artifact = make_artifact(source, request.adapters, task, tuple(labels), request.data, request.model_factory)
     if with_data:
-        splits("test")
-        splits.check_overlap()
-        for split in SPLITS:
-            if task.check_labels and splits.has(split):
-                task.check_labels(splits(split), labels, str(getattr(request.data, split) or request.data.file))
+        with reading(DataError):
+            splits("test")  # needed, whatever else is given
+            check_data(splits, task, artifact, tuple(split for split in SPLITS if splits.has(split)))
+            splits.check_overlap()
+    if artifact.model.format == "onnx" and (unknown := unknown_here(artifact)):
+        raise OperatorError(f"onnxruntime has no kernel for {', '.join(unknown)}", where=str(artifact.model.main_file), fix="export the model with operators that it has")
     return Prepared(request, task, splits, artifact)
+
+
+def check_data(splits: Splits, task: TaskSpec, artifact: Artifact, roles: Sequence[Split]) -> None:
+    """Raises `DataError` for samples that the model does not take, and labels that it does not know."""
+    for split in roles:
+        samples, where = splits(split), str(getattr(splits.config, split) or splits.config.file)
+        check_fit(samples, artifact.program["preprocess"]["kind"], artifact.model.signature["inputs"], where)
+        if task.check_labels:
+            task.check_labels(samples, artifact.program.get("labels", ()), where)
 
 
 def recipe_for(prepared: Prepared, profile: Profile) -> Recipe:
@@ -112,36 +127,84 @@ def recipe_for(prepared: Prepared, profile: Profile) -> Recipe:
     names = {step.name for step in recipe.steps}
     for name in prepared.request.settings:
         if name not in names:
-            raise UsageError(f'options are set for "{name}", which is not in the recipe', where="--set or [passes]", fix=f"the recipe has {', '.join(sorted(names))}")
+            place = next((place for (owner, _), place in prepared.request.places.items() if owner == name), f"[passes.{name}]")
+            raise UsageError(f'options are set for "{name}", which is not in the recipe', where=place, fix=nearest(name, names))
     steps = tuple(
         step.model_copy(update={"options": {**step.options, **prepared.request.settings.get(step.name, {})}}) for step in recipe.steps
     )
     return recipe.model_copy(update={"steps": steps})
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What will be built for one profile, and where it goes."""
+
+    profile: Profile
+    recipe: Recipe
+    steps: list[tuple[Step, PassSpec, Any]]
+    out: Path
+
+
+def planned(request: Request, *, whole: bool = True) -> tuple[Prepared, list[Planned]]:
+    """Read and check everything that can be seen to be wrong before anything runs.
+
+    Without `whole`, samples are not read and the output folder may exist: enough for a plan.
+    """
+    profiles = [load_profile(name) for name in request.profiles]
+    if not profiles:
+        raise UsageError("no profile is given", where="--profile", fix="name the device: --profile rpi4, or --profile host for this machine")
+    names = [profile.name for profile in profiles]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f'two profiles are named "{twice}", and each needs a folder of its own', where="--profile", fix="name each device once")
+    outs = [request.out if len(profiles) == 1 else request.out / name for name in names]
+    if whole:
+        for out in outs:
+            check_target(out, force=request.force)
+    prepared = prepare(request, with_data=whole)
+    builds = []
+    for profile, out in zip(profiles, outs, strict=True):
+        recipe = recipe_for(prepared, profile)
+        builds.append(Planned(profile, recipe, check_recipe(recipe, prepared.artifact, request.recipe, request.places), out))
+    return prepared, builds
+
+
 def compress(request: Request, progress: Progress | None = None) -> list[CompressResult]:
     """Build, validate and hand over one bundle a profile. Raises an `EdgepipeError`; a broken budget is no error but
     a verdict, and its bundle goes to `OUT.rejected`."""
     progress = progress or Silent()
-    profiles = [load_profile(name) for name in request.profiles]
-    if not profiles:
-        raise UsageError("no profile is given", where="--profile", fix="name the device: --profile rpi4, or --profile host for this machine")
-    outs = [request.out if len(profiles) == 1 else request.out / profile.name for profile in profiles]
-    for out in outs:
-        check_target(out, force=request.force)
-    prepared = prepare(request)
-    recipes = [recipe_for(prepared, profile) for profile in profiles]
-    steps = [check_recipe(recipe, prepared.artifact, request.recipe or "recipe") for recipe in recipes]
+    prepared, builds = planned(request)
+    _check_installed([spec for build in builds for _, spec, _ in build.steps])
     store = Store.default()
     results = []
     with store.workdir() as workdir, _kept_log(store, workdir / "run.log") as log:
         display = Logged(progress, log)
-        with WorkerProcess(log, display) as worker:
-            start = store.put(prepared.artifact)
-            for profile, recipe, planned, out in zip(profiles, recipes, steps, outs, strict=True):
-                setting = Setting(store, worker, display, profile, request.data, prepared.splits, usable_cores(), request.plugins)
-                results.append(_build(prepared, recipe, planned, start, setting, out, log))
+        start = store.put(prepared.artifact)
+        with _own_paths(start, prepared.artifact), WorkerProcess(log, display) as worker:
+            for build in builds:
+                setting = Setting(store, worker, display, build.profile, request.data, prepared.splits, usable_cores(), request.plugins)
+                results.append(_build(prepared, build, start, setting, log))
     return results
+
+
+def _check_installed(specs: list[PassSpec]) -> None:
+    """The base install has no torch: say so before anything runs, not from inside a pass."""
+    optional = {"optimum", "optimum-onnx"}  # export-onnx does without
+    for spec in specs:
+        for name in spec.libraries:
+            if name not in optional and find_spec(name) is None:
+                raise UsageError(f"{spec.name} needs {name}, which is not installed", where="environment", fix="pip install 'edgepipe[torch]'; the README tells how to get torch's CPU build")
+
+
+@contextmanager
+def _own_paths(stored: Artifact, given: Artifact) -> Iterator[None]:
+    """Errors name the user's folders, not the store's copies of them."""
+    try:
+        yield
+    except EdgepipeError as error:
+        for role, component in given.components.items():
+            kept, own = str(stored.components[role].folder), str(component.folder)
+            error.what, error.where = error.what.replace(kept, own), error.where and error.where.replace(kept, own)
+        raise
 
 
 @contextmanager
@@ -156,14 +219,12 @@ def _kept_log(store: Store, log: Path) -> Iterator[Path]:
         raise
 
 
-def _build(
-    prepared: Prepared, recipe: Recipe, planned: list[tuple[Any, PassSpec, Any]], start: Artifact, setting: Setting, out: Path, log: Path
-) -> CompressResult:
-    artifact, runs = run_recipe(planned, start, setting)
-    baseline = baseline_of(recipe, start, setting)
+def _build(prepared: Prepared, build: Planned, start: Artifact, setting: Setting, log: Path) -> CompressResult:
+    artifact, runs = run_recipe(build.steps, start, setting)
+    baseline = baseline_of(build.recipe, start, setting)
     measured = measured_on(artifact, baseline, setting, prepared.task)
     results = judge(measured, artifact, baseline, setting.profile, prepared.task, prepared.request.budget)
-    return _hand_over(prepared, artifact, baseline, recipe, runs, results, measured, setting, out, log)
+    return _hand_over(prepared, artifact, baseline, build.recipe, runs, results, measured, setting, build.out, log)
 
 
 def baseline_of(recipe: Recipe, start: Artifact, setting: Setting) -> Artifact:

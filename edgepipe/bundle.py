@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import hashlib
 import json
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.artifact import Artifact, placed_files, sha256_file
 from edgepipe.errors import ModelError, UsageError
 from edgepipe.resources import resource
-from edgepipe.store import disk_errors
+from edgepipe.store import disk_errors, drop_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,15 +35,33 @@ REJECTED = ".rejected"
 
 def check_target(out: Path, *, force: bool) -> None:
     """Refuse an output folder that exists (without `force`), is no bundle, or cannot be written, before hours of work."""
-    if out.exists() and not force:
-        raise UsageError("the output folder exists", where=str(out), fix="choose another --out, or --force to replace it")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / "manifest.json").is_file():
-        raise UsageError("the output path exists and is no bundle, so --force will not replace it", where=str(out), fix="choose another --out")
+    with disk_errors(out):
+        if out.exists() and not force:
+            raise UsageError("the output folder exists", where=str(out), fix="choose another --out, or --force to replace it")
+        for path in (out, rejected_of(out)):
+            if not _replaceable(path):
+                raise UsageError("the output path exists and is no bundle, so it will not be replaced", where=str(path), fix="choose another --out")
     parent = out.parent
     while not parent.exists():
         parent = parent.parent
     with disk_errors(parent), tempfile.NamedTemporaryFile(dir=parent, prefix=".edgepipe-"):
         pass
+
+
+def _replaceable(path: Path) -> bool:
+    """Whether nothing is lost with what stands there: nothing, an empty folder, or a bundle."""
+    if not path.is_dir():
+        return not path.exists()
+    return _is_bundle(path) or not any(path.iterdir())
+
+
+def rejected_of(out: Path) -> Path:
+    """Where a bundle goes whose budget broke."""
+    return out.with_name(out.name + REJECTED)
+
+
+def _is_bundle(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("artifact.json", "manifest.json", CHECKSUMS))
 
 
 def device_bytes(artifact: Artifact) -> int:
@@ -56,10 +75,11 @@ def write_bundle(artifact: Artifact, out: Path, texts: Mapping[str, str], *, bro
 
     What stood at the target is replaced in one step; a crash leaves either the old or the new.
     """
-    target = out.with_name(out.name + REJECTED) if broken else out
+    target = rejected_of(out) if broken else out
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+        drop_leftovers(target.parent, f".{target.name}-")
+        building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-{os.getpid()}-"))
         building.chmod(0o755)
     try:
         with disk_errors(target):
@@ -68,8 +88,8 @@ def write_bundle(artifact: Artifact, out: Path, texts: Mapping[str, str], *, bro
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    if not broken:  # an older rejection no longer tells of this build
-        shutil.rmtree(out.with_name(out.name + REJECTED), ignore_errors=True)
+    if not broken and _is_bundle(rejected_of(out)):  # an older rejection no longer tells of this build
+        shutil.rmtree(rejected_of(out), ignore_errors=True)
     if archive:
         with disk_errors(target):
             write_archive(target)
@@ -100,6 +120,9 @@ def _swap(building: Path, target: Path) -> None:
     if not target.exists():
         os.rename(building, target)
         return
+    if _exchanged(building, target):
+        shutil.rmtree(building, ignore_errors=True)
+        return
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-old-"))
     os.rename(target, aside / "old")
     try:
@@ -109,6 +132,16 @@ def _swap(building: Path, target: Path) -> None:
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Swap two folders in one step, where the system and its file system can (Linux)."""
+    exchange = 2  # RENAME_EXCHANGE
+    here = -100  # AT_FDCWD
+    try:
+        return bool(ctypes.CDLL(None).renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+    except (AttributeError, OSError, TypeError):  # the C library has none
+        return False
 
 
 def write_archive(bundle: Path) -> Path:
@@ -135,9 +168,10 @@ def write_archive(bundle: Path) -> Path:
 def read_bundle(folder: Path) -> tuple[Artifact, dict[str, Any]]:
     """A bundle's artifact and manifest. Raises `ModelError` for what is no bundle, and for one that was tampered with."""
     sums = folder / CHECKSUMS
-    if not sums.is_file() or not (folder / "manifest.json").is_file():
+    if not _is_bundle(folder):
         raise ModelError("the folder is no edgepipe bundle", where=str(folder), fix="name the folder `edgepipe compress` wrote")
-    listed = dict(reversed(line.split("  ", 1)) for line in sums.read_text(encoding="utf-8").splitlines() if "  " in line)
+    pairs = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8", errors="replace").splitlines() if "  " in line]
+    listed = {name: expected for expected, name in pairs}
     for name, expected in listed.items():
         path = folder / name
         if not path.is_file() or sha256_file(path) != expected:
@@ -148,7 +182,7 @@ def read_bundle(folder: Path) -> tuple[Artifact, dict[str, Any]]:
     try:
         artifact = Artifact.from_json(json.loads((folder / "artifact.json").read_text(encoding="utf-8")), folder)
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError("the bundle's artifact.json or manifest.json is corrupt", where=str(folder), fix="take the bundle from where it was built again") from None
     return artifact, manifest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.errors import PassError
+from edgepipe.errors import PassError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +33,8 @@ def run_checks(spec: PassSpec, before: Artifact, after: Artifact, options: Any, 
     """Run the checks a pass declares; `PassError` naming the first that does not hold."""
     results = []
     for check in spec.checks:
+        if check.name not in CHECKS:
+            raise PassError(f'it asks for a check "{check.name}", which does not exist', where=f"pass {spec.name}", fix=nearest(check.name, CHECKS))
         ctx.progress(f"checking {check.name}")
         value, held, detail = CHECKS[check.name](before, after, options, ctx, check.limit)
         results.append(CheckResult(check.name, held, value, check.limit, detail))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from edgepipe.errors import UsageError, nearest
-from edgepipe.toml import parse, read_toml
+from edgepipe.toml import located, parse, read_toml
 
 PROJECT_FILE = "edgepipe.toml"
 CACHE_SCHEME = "cache://"
@@ -61,6 +61,16 @@ class Data(_Table):
     encoding: str = "utf-8"
     max_length: int | None = Field(default=None, gt=0, description="tokens; longer inputs are cut (default: the model's limit, at most 512)")
     allow_overlap: tuple[str, ...] = Field(default=(), description='pairs of splits that may share samples: ["train/calibration"]')
+
+
+    @field_validator("allow_overlap")
+    @classmethod
+    def _pairs_of_splits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pair in value:
+            names = pair.split("/")
+            if len(set(names)) != 2 or not set(names) <= {"train", "calibration", "dev", "test"}:
+                raise ValueError(f'"{pair}" is no pair of train, calibration, dev and test; write "train/calibration"')
+        return value
 
 
 class Task(_Table):
@@ -159,6 +169,12 @@ def load_project(path: Path) -> Project:
     )
 
 
+def pass_places(path: Path, passes: dict[str, dict[str, Any]]) -> dict[tuple[str, str], str]:
+    """(pass, option) → `file:line` of the project file's [passes] options."""
+    prefix = ("tool", "edgepipe") if path.name == "pyproject.toml" else ()
+    return {(name, key): located(path, (*prefix, "passes", name, key)) for name, options in passes.items() for key in options}
+
+
 def resolve_path(value: str, base: Path) -> str:
     """An absolute path: `cache://x` below EDGEPIPE_CACHE, others relative to `base`; hub names stay."""
     if value.startswith("hf://"):
@@ -208,9 +224,12 @@ def parse_bytes(text: str) -> int:
     number = text.strip().rstrip("BKMGIbkmgi")
     unit = text.strip()[len(number) :].strip().upper()
     try:
-        return round(float(number) * units[unit])
+        size = round(float(number) * units[unit])
+        if size >= 0:
+            return size
     except (ValueError, KeyError, OverflowError):
-        raise ValueError(f'"{text}" is no size; write 20MB or 16MiB') from None
+        pass
+    raise ValueError(f'"{text}" is no size; write 20MB or 16MiB')
 
 
 def parse_value(text: str) -> Any:

@@ -10,15 +10,16 @@ import csv
 import json
 import random
 import re
+import zipfile
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 from edgepipe.artifact import digest, sha256_file
 from edgepipe.errors import DataError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from edgepipe.config import Data
 
@@ -43,13 +44,14 @@ class Splits:
 
     def __call__(self, split: Split) -> list[Sample]:
         """The samples of one split; `DataError` when there are none."""
-        if not self._read and self.config.file:
-            self._read = split_samples(read_samples(self.config.file, self.config, self.columns))
         if split not in self._read:
-            path = getattr(self.config, split)
-            if not path:
+            if path := getattr(self.config, split):
+                self._read[split] = read_samples(path, self.config, self.columns)
+            elif self.config.file:
+                dealt = split_samples(read_samples(self.config.file, self.config, self.columns))
+                self._read |= {role: samples for role, samples in dealt.items() if not getattr(self.config, role)}
+            else:
                 raise DataError(f"no {split} data is given", where="[data]", fix=f"name it with --{split} FILE, or give --data FILE for all four roles")
-            self._read[split] = read_samples(path, self.config, self.columns)
         if not self._read[split]:
             raise DataError(f"the {split} data has no rows", where=str(getattr(self.config, split) or self.config.file), fix="give it samples")
         return self._read[split]
@@ -97,6 +99,29 @@ def _identity(sample: Sample) -> Any:
 @cache
 def _file_digest(path: str) -> str:
     return sha256_file(Path(path))
+
+
+def check_fit(samples: Sequence[Sample], kind: str, inputs: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Refuse samples that are not of the kind the model takes, and tensors unlike the inputs of its signature."""
+    keys, wanted = {"text": (("text", "tokens"), "text"), "image": (("image",), "images"), "tensors": (("tensors",), "arrays")}[kind]
+    for number, sample in enumerate(samples, start=1):
+        if not any(key in sample for key in keys):
+            names = ", ".join(f'"{entry["name"]}"' for entry in inputs)
+            fix = {"text": "give it a table", "images": "give it a folder of images", "arrays": f"give it a .npz file with {names}, row i for sample i"}[wanted]
+            raise DataError(f"the model takes {wanted}, and these samples are none", where=where, fix=fix)
+        for entry in inputs if kind == "tensors" else ():
+            _check_tensor(sample["tensors"], entry, f"{where}, sample {number}")
+
+
+def _check_tensor(tensors: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> None:
+    name, shape = entry["name"], entry["shape"]
+    if name not in tensors:
+        raise DataError(f'the model\'s input "{name}" is missing', where=where, fix=nearest(name, tensors))
+    array = tensors[name]
+    fits = len(shape) == array.ndim and all(want == have for want, have in zip(shape, array.shape, strict=True) if isinstance(want, int))
+    if not fits or entry["dtype"] not in (array.dtype.name, "unknown"):
+        wanted = f"{entry['dtype']} [{', '.join(map(str, shape))}]"
+        raise DataError(f'"{name}" is {array.dtype.name} {list(array.shape)}, but the model takes {wanted}', where=where, fix="a sample is what one run of the model takes, batch axis included")
 
 
 def split_samples(samples: list[Sample]) -> dict[Split, list[Sample]]:
@@ -158,7 +183,7 @@ def _load_npz(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"not a readable .npz file: {error}", where=str(path), fix="write it with numpy.savez, without pickled objects") from None
 
 
@@ -178,6 +203,8 @@ def _read_table(path: Path, config: Data, columns: tuple[str, ...]) -> Iterator[
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise UsageError(f'data files of type "{path.suffix}" are not known', where=str(path), fix=f"use {', '.join(sorted(READERS))}, .npz or a folder")
+    if not {"text", "tokens"} & set(columns):
+        raise DataError("a table holds no images", where=str(path), fix="name a folder that has a folder of images for each label")
     names = {"text": config.text, "text_pair": config.text_pair or "text_pair", "label": config.label}
     names["tokens"] = config.text if config.text != "text" else "tokens"
     wanted = [c for c in columns if c != "label?"]
@@ -205,10 +232,21 @@ def _read_table(path: Path, config: Data, columns: tuple[str, ...]) -> Iterator[
         yield sample
 
 
+def _open(path: Path, encoding: str) -> TextIO:
+    """The file as text, without the byte-order mark that spreadsheets write."""
+    plain = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    try:
+        return path.open(encoding="utf-8-sig" if plain else encoding, newline="")
+    except LookupError:
+        raise UsageError(f'there is no encoding "{encoding}"', where="[data] encoding", fix="name one that Python knows: utf-8, latin-1, …") from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path), fix="check the path and its permissions") from None
+
+
 def _read_delimited(delimiter: str) -> Callable[[Path, str], Iterator[tuple[int, dict[str, Any]]]]:
     def read(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
-            with path.open(encoding=encoding, newline="") as handle:
+            with _open(path, encoding) as handle:
                 rows = csv.DictReader(handle, delimiter=delimiter, strict=True)
                 for row in rows:
                     if None in row:
@@ -224,7 +262,7 @@ def _read_delimited(delimiter: str) -> Callable[[Path, str], Iterator[tuple[int,
 
 def _read_jsonl(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        with path.open(encoding=encoding) as handle:
+        with _open(path, encoding) as handle:
             for line, text in enumerate(handle, start=1):
                 if not text.strip():
                     continue

@@ -8,6 +8,7 @@
     ├── PassError                   4   a pass failed its checks, or a plugin raised
     ├── DeviceError                 5   a device or tool that cannot be reached
     ├── ResourceError               6   memory, disk or time ran out
+    ├── OperatorError              15   the model has an operator that no runtime here knows: there is nothing to judge
     └── Interrupted               130
 
 Budgets that break are no exceptions: they are verdicts, and `AXIS_EXIT_CODES` maps them.
@@ -15,11 +16,12 @@ Budgets that break are no exceptions: they are verdicts, and `AXIS_EXIT_CODES` m
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 AXIS_EXIT_CODES = {"accuracy": 10, "size": 11, "latency": 12, "memory": 13, "parity": 14, "operators": 15}
 UNPROVEN_EXIT_CODE = 16
@@ -78,8 +80,23 @@ class ResourceError(EdgepipeError):
     exit_code = 6
 
 
+class OperatorError(EdgepipeError):
+    exit_code = AXIS_EXIT_CODES["operators"]
+
+
 class Interrupted(EdgepipeError):
     exit_code = 130
+
+
+@contextmanager
+def reading(kind: type[EdgepipeError]) -> Iterator[None]:
+    """Turn a file that cannot be read into an error for a person."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise kind(f"cannot be read: {error.strerror}", where=str(error.filename), fix="check the path and its permissions") from None
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

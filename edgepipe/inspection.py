@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.cost.flops import LENGTH
 from edgepipe.intake import find_source, weight_files
-from edgepipe.weights import all_nodes, all_tensors, load_onnx, onnx_signature, safetensors_header
+from edgepipe.weights import all_nodes, all_tensors, external_files, load_onnx, onnx_signature, safetensors_header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         shape = next((weights[name] for name in node.input[1:2] if name in weights), None)
         if shape and node.op_type in ("MatMul", "Gemm", "MatMulInteger", "Attention", "QAttention"):
             flops += 2 * math.prod(shape) * LENGTH
-    external = sum(p.stat().st_size for p in path.parent.glob(path.name + ".data"))
+    external = sum((path.parent / name).stat().st_size for name in external_files(model))
     return {
         "format": "onnx", "parameters": sum(p[0] for p in parts.values()), "size_bytes": path.stat().st_size + external,
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},

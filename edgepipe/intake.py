@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.artifact import Artifact, Component, FileRef, sha256_file
+from edgepipe.artifact import Artifact, Component, FileRef, safe_relative, sha256_file
 from edgepipe.errors import DeviceError, ModelError, UsageError
 from edgepipe.weights import check_finite, check_onnx_finite, load_onnx, onnx_component, safetensors_header
 
@@ -34,7 +34,12 @@ class Source:
         """Label names in output order, when the config of a model with a head says them."""
         names = self.config.get("id2label") or {}
         headed = any("Classification" in name for name in self.config.get("architectures") or ())
-        return tuple(names[key] for key in sorted(names, key=int)) if headed else ()
+        if not headed:
+            return ()
+        try:
+            return tuple(str(names[key]) for key in sorted(names, key=int))
+        except (TypeError, ValueError):
+            raise ModelError('"id2label" does not number the labels', where=str(self.folder / "config.json"), fix='write it as {"0": "first label", …}') from None
 
 
 def find_source(model: str) -> Source:
@@ -71,7 +76,7 @@ def weight_files(folder: Path) -> list[str]:
     """Names of the weight files, safetensors before .bin, shards by their index."""
     for index, single in (("model.safetensors.index.json", "model.safetensors"), ("pytorch_model.bin.index.json", "pytorch_model.bin")):
         if (folder / index).is_file():
-            shards = sorted(set(_json(folder / index).get("weight_map", {}).values()))
+            shards = _shards(folder / index)
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
                 raise ModelError(f"shards of the weights are missing: {', '.join(missing)}", where=str(folder), fix="download the folder again")
@@ -79,6 +84,14 @@ def weight_files(folder: Path) -> list[str]:
         if (folder / single).is_file():
             return [single]
     return []
+
+
+def _shards(index: Path) -> list[str]:
+    """The files a weights index names, sorted; all in its folder."""
+    places = _json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ModelError('"weight_map" does not name a file for each tensor', where=str(index), fix="copy or download the file again")
+    return sorted({safe_relative(name) for name in places.values()})
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -123,7 +136,7 @@ def make_artifact(
     source: Source, adapters: Sequence[str], task: TaskSpec, labels: tuple[str, ...], data: Data, factory: str | None
 ) -> Artifact:
     """The artifact that enters the build. Its files still lie where the user has them."""
-    component = _onnx(source) if source.onnx else _torch(source, task, labels, factory)
+    component = _onnx(source, task, labels) if source.onnx else _torch(source, task, labels, factory)
     components = {"model": component}
     for number, adapter in enumerate(adapters):
         components["adapter" if number == 0 else f"adapter_{number}"] = _adapter(Path(adapter))
@@ -142,11 +155,15 @@ def make_artifact(
     return Artifact(components, tuple(assets + extra), program)
 
 
-def _onnx(source: Source) -> Component:
+def _onnx(source: Source, task: TaskSpec, labels: tuple[str, ...]) -> Component:
     assert source.onnx is not None
     path = source.folder / source.onnx
     check_onnx_finite(load_onnx(path), path)
     component: Component = onnx_component(source.folder, source.onnx)
+    shape = component.signature["outputs"][0]["shape"] if component.signature["outputs"] else []
+    if labels and task.name.endswith("classification") and shape and isinstance(shape[-1], int) and shape[-1] != len(labels):
+        raise UsageError(f"{len(labels)} labels are named, but the model has {shape[-1]} outputs", where=str(path),
+                         fix="name one label an output, in their order, with [task] labels")  # fmt: skip
     return component
 
 
@@ -200,8 +217,14 @@ def _adapter(folder: Path) -> Component:
 
 
 def _vocabulary(path: Path) -> int:
-    model = _json(path).get("model") or {}
-    return len(model.get("vocab") or ())
+    """Entries of a tokenizer.json; `ModelError` when it is none."""
+    from tokenizers import Tokenizer
+
+    try:
+        return int(Tokenizer.from_str(path.read_text(encoding="utf-8")).get_vocab_size(with_added_tokens=False))
+    except Exception as error:  # the bindings raise Exception itself
+        raise ModelError(f"not a readable tokenizer: {str(error).splitlines()[0]}", where=str(path),
+                         fix="write it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)") from None  # fmt: skip
 
 
 def _preprocess(source: Source, component: Component, task: TaskSpec, data: Data) -> tuple[dict[str, Any], list[FileRef]]:
@@ -211,13 +234,14 @@ def _preprocess(source: Source, component: Component, task: TaskSpec, data: Data
         if not (source.folder / "tokenizer.json").is_file():
             raise ModelError("the tokenizer is missing (tokenizer.json)", where=str(source.folder),
                              fix="write it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)")  # fmt: skip
+        vocabulary = _vocabulary(source.folder / "tokenizer.json")
         limit = source.config.get("max_position_embeddings") or DEFAULT_MAX_LENGTH
         if source.config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
             limit -= 2  # their positions start behind the padding index
         if data.max_length and data.max_length > limit:
             raise UsageError(f"max_length {data.max_length} is over the model's {limit} positions", where="[data] max_length", fix=f"at most {limit}")
         settings = {"kind": "text", "tokenizer": "tokenizer.json", "max_length": data.max_length or min(limit, DEFAULT_MAX_LENGTH), "pad_id": source.config.get("pad_token_id") or 0,
-                    "vocab_size": source.config.get("vocab_size") or _vocabulary(source.folder / "tokenizer.json")}  # fmt: skip
+                    "vocab_size": source.config.get("vocab_size") or vocabulary}  # fmt: skip
         if task.name == "token-classification":
             settings["split_words"] = True
         if task.name == "sentence-similarity":

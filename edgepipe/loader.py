@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgepipe.artifact import Artifact, Component
 
+_BELONG = "check that config.json and the weights belong together"
 AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
@@ -43,6 +44,10 @@ def load_torch(artifact: Artifact, *, adapter_weights: Sequence[float] = ()) -> 
     if missing:
         raise ModelError(f"weights are missing for {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}", where=str(artifact.model.folder),
                          fix="the model has no trained head for this task: name its adapter with --adapter, or another --task")  # fmt: skip
+    if sentence_pooling(artifact) and not artifact.program.get("factory"):  # around the adapters, which name their layers from the encoder
+        from edgepipe.sentence_encoder import SentenceEncoder
+
+        module = SentenceEncoder(module, **sentence_pooling(artifact))
     return module.eval()
 
 
@@ -57,12 +62,7 @@ def _load_base(artifact: Artifact) -> tuple[nn.Module, list[str]]:
         return _from_factory(program["factory"], folder), []
     if (folder / "structure.json").is_file():
         return _restructured(artifact), []
-    module, missing = _from_transformers(artifact)
-    if sentence_pooling(artifact):
-        from edgepipe.sentence_encoder import SentenceEncoder
-
-        return SentenceEncoder(module, **sentence_pooling(artifact)), missing
-    return module, missing
+    return _from_transformers(artifact)
 
 
 def sentence_pooling(artifact: Artifact) -> dict[str, Any]:
@@ -96,7 +96,8 @@ def _auto_class(artifact: Artifact) -> Any:
     names = _config(artifact.model).get("architectures") or ["AutoModel"]
     found = getattr(transformers, names[0], None)
     if found is None:
-        raise ModelError(f'the architecture "{names[0]}" is not in transformers', where=str(artifact.model.folder / "config.json"), fix="build it with --model-factory FILE.py:function")
+        raise ModelError(f'the architecture "{names[0]}" is not in transformers', where=str(artifact.model.folder / "config.json"),
+                         fix="build it with --model-factory FILE.py:function")  # fmt: skip
     return found
 
 
@@ -113,34 +114,63 @@ def _from_transformers(artifact: Artifact) -> tuple[nn.Module, list[str]]:
     folder = artifact.model.folder
     if _config(artifact.model).get("quantization_config"):
         raise ModelError("the model is already quantized, so its weights cannot be pruned or merged", where=str(folder), fix="start from the model before quantization")
-    pickled = not any(ref.path.endswith(".safetensors") for ref in artifact.model.files)
+    pickles = [ref.location for ref in artifact.model.files if ref.path.endswith(".bin")]
+    for path in pickles:
+        _check_weights_only(path)
     try:
         module, info = _auto_class(artifact).from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, output_loading_info=True, dtype=torch.float32,
-            attn_implementation="eager", use_safetensors=not pickled, weights_only=True, **_labels(artifact),
+            attn_implementation="eager", use_safetensors=not pickles, weights_only=True,
+            ignore_mismatched_sizes=True, **_labels(artifact),
         )  # fmt: skip
     except (RuntimeError, ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         text = str(error).strip() or type(error).__name__
-        if pickled and "weights" in text.lower() and "only" in text.lower():
-            text = "the .bin file holds more than weights; loading it would run code"
-        raise ModelError(f"transformers cannot load the model: {text.splitlines()[0]}", where=str(folder), fix="check that config.json and the weights belong together") from None
-    if mismatched := info.get("mismatched_keys"):
-        raise ModelError(f"weights do not have the shape config.json says: {mismatched[0]}", where=str(folder), fix="check that config.json and the weights belong together")
-    missing = sorted(info["missing_keys"])
-    if sentence_pooling(artifact):
-        missing = [key for key in missing if not key.startswith("pooler.")]  # pooled otherwise, so never used
-    return module, missing
+        raise ModelError(f"transformers cannot load the model: {text.splitlines()[0]}", where=str(folder), fix=_BELONG) from None
+    if mismatched := sorted(entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]):  # transformers 5 adds the shapes
+        shape = " × ".join(map(str, module.state_dict()[mismatched[0]].shape))
+        raise ModelError(f"weights do not have the shape config.json says: {', '.join(mismatched[:5])} (the first should be {shape})", where=str(folder), fix=_BELONG)
+    if left := _left_out(module, info["unexpected_keys"]):
+        raise ModelError(f"config.json tells of fewer layers than the weights hold: {', '.join(left[:5])}", where=str(folder), fix=_BELONG)
+    return module, _used(sorted(info["missing_keys"]), artifact)
+
+
+def _left_out(module: Any, unexpected: Sequence[str]) -> list[str]:
+    """Weights that belong inside a part of the encoder, yet found no place there. Heads of other tasks are none."""
+    base = getattr(module, module.base_model_prefix, module)
+    parts = {name for name, _ in base.named_children()}
+    inside = [key for key in unexpected if key.removeprefix(f"{module.base_model_prefix}.").split(".")[0] in parts]
+    return sorted(key for key in inside if key.endswith(".weight"))  # old checkpoints hold buffers that are no weights
+
+
+def _check_weights_only(path: Path) -> None:
+    """`ModelError` for a .bin file that holds anything but tensors; transformers would hide the reason."""
+    import pickle
+
+    import torch
+
+    try:
+        torch.load(path, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ModelError("the .bin file holds more than weights; loading it would run code", where=str(path),
+                         fix="save it again with safetensors: model.save_pretrained(folder)") from None  # fmt: skip
+    except (RuntimeError, EOFError, OSError, KeyError):
+        raise ModelError("the .bin file is truncated or corrupt", where=str(path), fix="copy or download the file again") from None
+
+
+def _used(missing: list[str], artifact: Artifact) -> list[str]:
+    """Without the keys of a pooler that a sentence encoder never runs."""
+    return [key for key in missing if not (key.startswith("pooler.") and sentence_pooling(artifact))]
 
 
 def _restructured(artifact: Artifact) -> nn.Module:
     """A pruned model: built from its config, cut to the widths in structure.json, then filled."""
     from safetensors.torch import load_file
 
-    from edgepipe.structure import apply_structure, read_structure
+    from edgepipe.structure import apply_structure
 
     folder = artifact.model.folder
     module = _empty(artifact)
-    apply_structure(module, read_structure(folder))
+    apply_structure(module, folder)
     state: dict[str, Any] = {}
     for ref in artifact.model.files:
         if ref.path.endswith(".safetensors"):
@@ -148,8 +178,10 @@ def _restructured(artifact: Artifact) -> nn.Module:
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise ModelError(f"the weights do not have the widths structure.json says: {str(error).splitlines()[-1].strip()}", where=str(folder), fix="take the folder as the pruning pass wrote it") from None
+        raise ModelError(f"the weights do not have the widths structure.json says: {str(error).splitlines()[-1].strip()}", where=str(folder),
+                         fix="take the folder as the pruning pass wrote it") from None  # fmt: skip
     tied = set(getattr(module, "_tied_weights_keys", None) or ())
+    missing = _used(missing, artifact)
     if unexpected or set(missing) - tied:
         raise ModelError(f"weights are missing or unexpected: {[*missing, *unexpected][:5]}", where=str(folder), fix="take the folder as the pruning pass wrote it")
     if hasattr(module, "tie_weights"):
@@ -167,10 +199,6 @@ def _empty(artifact: Artifact) -> nn.Module:
     else:
         config._attn_implementation = "eager"
         module = auto(config)
-    if sentence_pooling(artifact):
-        from edgepipe.sentence_encoder import SentenceEncoder
-
-        return SentenceEncoder(module, **sentence_pooling(artifact))
     return module
 
 
@@ -188,7 +216,8 @@ def _from_factory(factory: Mapping[str, Any], folder: Path) -> nn.Module:
         spec.loader.exec_module(made)
         module = getattr(made, factory["function"])(_config_of(folder))
     except Exception as error:
-        raise ModelError(f"the model factory raised {type(error).__name__}: {error}", where=f"{path}:{factory['function']}", fix="it takes the config (a dict) and returns a torch module") from error
+        raise ModelError(f"the model factory raised {type(error).__name__}: {error}", where=f"{path}:{factory['function']}",
+                         fix="it takes the config (a dict) and returns a torch module") from error  # fmt: skip
     if not isinstance(module, nn.Module):
         raise ModelError(f"the model factory returned {type(module).__name__}, not a torch module", where=f"{path}:{factory['function']}", fix="return a torch.nn.Module")
     state: dict[str, Any] = {}
@@ -197,7 +226,8 @@ def _from_factory(factory: Mapping[str, Any], folder: Path) -> nn.Module:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise ModelError(f"the weights do not fit the factory's module: {str(error).splitlines()[-1].strip()}", where=str(folder), fix="build the module the weights were saved from") from None
+        raise ModelError(f"the weights do not fit the factory's module: {str(error).splitlines()[-1].strip()}", where=str(folder),
+                         fix="build the module the weights were saved from") from None  # fmt: skip
     return module.float()
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact, digest
-from edgepipe.errors import UsageError
+from edgepipe.errors import UsageError, nearest
 from edgepipe.machine import machine_facts
-from edgepipe.passes import PassSpec, get_pass
+from edgepipe.passes import PassSpec, passes
 from edgepipe.store import cache_root, write_atomic
-from edgepipe.toml import parse
+from edgepipe.toml import located, parse
 from edgepipe.worker import Job, MeasureFusions
 
 if TYPE_CHECKING:
@@ -67,15 +67,23 @@ class Setting:
     plugins: tuple[str, ...] = ()
 
 
-def check_recipe(recipe: Recipe, start: Artifact, where: str = "recipe") -> list[tuple[Step, PassSpec, Any]]:
-    """Steps with their pass and validated options. Raises `UsageError` for a wrong order, formats that do not meet,
-    unknown passes and options, before anything runs."""
-    formats = {role: component.format for role, component in start.components.items()}
-    names = [step.name for step in recipe.steps]
+def check_recipe(
+    recipe: Recipe, start: Artifact, file: str | None = None, places: Mapping[tuple[str, str], str] | None = None
+) -> list[tuple[Step, PassSpec, Any]]:
+    """Steps with their pass and validated options. Raises `UsageError` for a wrong order, formats that do not meet, an
+    adapter that is not merged, unknown passes and options, before anything runs.
+
+    `file` is the recipe's, `places` says where options came from that stand elsewhere.
+    """
+    formats: dict[str, str] = {role: component.format for role, component in start.components.items()}
+    names, known = [step.name for step in recipe.steps], passes()
     result = []
     for index, step in enumerate(recipe.steps):
-        spec = get_pass(step.name)
-        options = parse(spec.options, step.options, source=f"{where}, step {index + 1} ({step.name})")
+        where = _place(file, index, step.name)
+        spec = known.get(step.name)
+        if spec is None:
+            raise UsageError(f'unknown pass "{step.name}"', where=where, fix=nearest(step.name, known))
+        options = parse(spec.options, step.options, source=partial(_option_place, file, index, step.name, places or {}))
         for earlier in names[:index]:
             if earlier in spec.before:
                 raise UsageError(f"{step.name} must come before {earlier}", where=where, fix=f"move {step.name} up")
@@ -85,12 +93,25 @@ def check_recipe(recipe: Recipe, start: Artifact, where: str = "recipe") -> list
         for role, wanted in spec.takes.items():
             if formats.get(role) != wanted:
                 have = f"there it is {formats[role]}" if role in formats else f"there is no {role} there"
-                raise UsageError(f"{step.name} takes a {wanted} {role}, but {have}", where=f"{where}, step {index + 1}", fix=_format_fix(role, formats.get(role), wanted))
-        formats = {role: kind for role, kind in formats.items() if role not in spec.takes and kind != "peft"} | dict(spec.gives)
+                raise UsageError(f"{step.name} takes a {wanted} {role}, but {have}", where=where, fix=_format_fix(role, formats.get(role), wanted))
+        merged = "peft" in spec.takes.values()
+        formats = {role: kind for role, kind in formats.items() if role not in spec.takes and not (merged and kind == "peft")} | dict(spec.gives)
         result.append((step, spec, options))
+    if "peft" in formats.values():
+        fix = "put merge-lora first, or leave the adapter out" if start.model.format == "torch" else "merge it into the torch model before that is exported"
+        raise UsageError("an adapter is given, but the recipe does not merge it", where=file or "recipe", fix=fix)
     if formats.get("model") != "onnx":
-        raise UsageError("the recipe ends with a torch model, which no device runs", where=where, fix="add export-onnx")
+        raise UsageError("the recipe ends with a torch model, which no device runs", where=file or "recipe", fix="add export-onnx")
     return result
+
+
+def _place(file: str | None, index: int, name: str, *below: str) -> str:
+    return located(Path(file), ("step", str(index), *below)) if file else f"recipe, step {index + 1} ({name})"
+
+
+def _option_place(file: str | None, index: int, name: str, places: Mapping[tuple[str, str], str], loc: tuple[str, ...]) -> str:
+    elsewhere = places.get((name, loc[0])) if loc else None
+    return elsewhere or _place(file, index, name, "options", *loc)
 
 
 def _format_fix(role: str, have: str | None, wanted: str) -> str:

@@ -90,7 +90,7 @@ def quantizable_share(artifact: Artifact) -> float:
     from edgepipe.passes.quantize_dynamic import OPERATORS
 
     graph = load_onnx(artifact.model.main_file).graph
-    sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    sizes: dict[str, int] = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
     sizes |= {node.output[0]: math.prod(a.t.dims) for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.HasField("t")}
     reached = {name for node in graph.node if node.op_type in OPERATORS for name in node.input if sizes.get(name, 0) > 1}
     return sum(sizes[name] for name in reached) / max(1, artifact.model.parameters)

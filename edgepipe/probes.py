@@ -50,9 +50,11 @@ def generated(artifact: Artifact) -> list[Feeds]:
     """Random inputs of several shapes; symbolic dimensions are given sizes that fit together."""
     import numpy as np
 
-    feeds = []
+    feeds: list[Feeds] = []
     vocabulary = artifact.program["preprocess"].get("vocab_size", 100)
-    for batch, length in ((1, 8), (1, 33), (3, 16)):
+    limit = artifact.program["preprocess"].get("max_length", 33)
+    for batch, wished in ((1, 8), (1, 33), (3, 16)):
+        length = min(wished, limit)
         rng = np.random.default_rng(length)
         sizes = {"batch": batch, "batch_size": batch, "N": batch, "sequence": length, "sequence_length": length}
         feed: dict[str, Any] = {}

@@ -199,7 +199,7 @@ def _installed_runtime() -> str:
     try:
         return version("onnxruntime")
     except PackageNotFoundError:
-        return Runtime.model_fields["version"].default
+        return str(Runtime.model_fields["version"].default)
 
 
 def runs_here(profile: Profile) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.build import Request
-from edgepipe.config import PROJECT_FILE, Project, Task, find_project, load_project, pass_settings, resolve_path, with_budget
+from edgepipe.config import PROJECT_FILE, Project, Task, find_project, load_project, pass_places, pass_settings, resolve_path, with_budget
 from edgepipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def make_request(
     budget: Sequence[str] = (),
     recipe: str | None = None,
     settings: Sequence[str] = (),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     out: str | None = None,
     plugins: Sequence[str] = (),
     model_factory: str | None = None,
@@ -32,7 +33,8 @@ def make_request(
     project: str | None = None,
     need_model: bool = True,
 ) -> Request:
-    """The request that these flags and the project file make. `data` maps file, train, calibration, dev, test to paths.
+    """The request that these flags and the project file make. `data` maps file, train, calibration, dev, test to paths;
+    `options` are `settings` as data, from Python.
 
     Raises `UsageError` when neither names a model, or a file is not what it should be.
     """
@@ -55,6 +57,7 @@ def make_request(
     chosen = base.task if task is None else Task(name=task) if base.task is None or base.task.name != task else base.task
     if task is not None and base.task is not None and chosen is not None and not chosen.labels:
         chosen = chosen.model_copy(update={"labels": base.task.labels})
+    given = _merged(pass_settings(tuple(settings)), options or {})
     if chosen is None:
         raise UsageError("no task is given", where=str(found or PROJECT_FILE), fix="name it with --task: what does the model do? Without labels: --task fidelity")
     return Request(
@@ -66,7 +69,8 @@ def make_request(
         adapters=tuple(resolve_path(a, here) for a in adapters) or base.adapters,
         budget=with_budget(base.budget, tuple(budget)),
         recipe=resolve_path(recipe, here) if recipe else base.recipe,
-        settings=_merged(base.passes, pass_settings(tuple(settings))),
+        settings=_merged(base.passes, given),
+        places={**(pass_places(found, base.passes) if found else {}), **{(name, key): f"--set {name}.{key}" for name, values in given.items() for key in values}},
         model_factory=resolve_path(model_factory, here) if model_factory else base.model_factory,
         plugins=(*base.plugins, *(resolve_path(p, here) for p in plugins)),
         licences=dict(base.licences),

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact
-from edgepipe.build import CompressResult, Prepared, baseline_of, measured_on, prepare, recipe_for
+from edgepipe.build import CompressResult, Prepared, baseline_of, check_data, measured_on, prepare, recipe_for
 from edgepipe.bundle import read_bundle
 from edgepipe.config import Budget, with_budget
 from edgepipe.data import Splits
-from edgepipe.errors import UsageError
+from edgepipe.errors import DataError, UsageError, reading
 from edgepipe.machine import usable_cores
 from edgepipe.manifest import created
 from edgepipe.pipeline import Setting
@@ -42,9 +42,8 @@ def revalidate(
     request = make_request(task=artifact.program["task"], project=project, data={"test": test}, need_model=False)
     task = load_task(request.task)
     splits = Splits(request.data, task.columns)
-    labels = artifact.program.get("labels", ())
-    if task.check_labels:
-        task.check_labels(splits("test"), labels, str(request.data.test or request.data.file))
+    with reading(DataError):
+        check_data(splits, task, artifact, ("test",))
     store = Store.default()
     results = []
     with store.workdir() as workdir, WorkerProcess(workdir / "run.log", progress) as worker:

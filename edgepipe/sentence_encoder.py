@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class SentenceEncoder(nn.Module):
+class SentenceEncoder(nn.Module):  # type: ignore[misc]  # torch is not read by the type checker: it takes minutes
     """input_ids [batch, seq] → sentence_embedding [batch, hidden]."""
 
     def __init__(self, encoder: nn.Module, pooling: str, normalize: bool) -> None:
         super().__init__()
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # never used, and drawn at random where the checkpoint has none
         self.encoder, self.pooling, self.normalize = encoder, pooling, normalize
         self.config = encoder.config
 
@@ -36,6 +38,10 @@ class SentenceEncoder(nn.Module):
         if self.normalize:
             pooled = nn.functional.normalize(pooled, p=2, dim=1)
         return {"sentence_embedding": pooled}
+
+    def around(self, encoder: nn.Module) -> SentenceEncoder:
+        """The same pooling around another encoder."""
+        return SentenceEncoder(encoder, self.pooling, self.normalize)
 
     def save_pretrained(self, folder: Path) -> None:
         self.encoder.save_pretrained(folder)

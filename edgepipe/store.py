@@ -1,7 +1,6 @@
 """The content-addressed store under `EDGEPIPE_CACHE`, and the only code that writes it.
 
-    store/blobs/ab/abcd…        file contents by sha256
-    store/trees/<digest>/       an artifact laid out: artifact.json and its files as links to blobs
+    store/trees/<digest>/       an artifact laid out: artifact.json and its files
     store/results/<key>.json    what a pass or a validation gave, by cache key
     work/<pid>-…/               scratch folders of running builds
 
@@ -23,10 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact, FileRef, placed_files, sha256_file
-from edgepipe.errors import ResourceError, UsageError
+from edgepipe.errors import ModelError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+UNFINISHED_S = 3600  # a tree is laid out in seconds; one that is this old belongs to a build that was killed
 
 
 def cache_root() -> Path:
@@ -46,7 +47,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError("the disk is full", where=str(path), fix="free some space, or `edgepipe cache prune`") from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
             raise UsageError(f"cannot be written: {error.strerror}", where=str(path), fix="choose a folder you may write to") from None
         raise
 
@@ -78,25 +79,26 @@ class Store:
 
     def put(self, artifact: Artifact) -> Artifact:
         """Keep an artifact; the one returned has its files in the store."""
+        if kept := self.get(artifact.digest):
+            return kept
         tree = self.root / "store" / "trees" / artifact.digest
-        if not tree.is_dir():
-            for ref in placed_files(artifact).values():
-                self._put_blob(ref)
-            self._lay_out(artifact, tree)
+        self._lay_out(artifact, tree)
         return Artifact.from_json(artifact.to_json(), tree)
 
     def get(self, artifact_digest: str) -> Artifact | None:
         """The artifact of that digest, or None when it is not there whole and unchanged."""
         tree = self.root / "store" / "trees" / artifact_digest
+        if not artifact_digest or not tree.is_dir():
+            return None
         try:
             artifact = Artifact.from_json(json.loads((tree / "artifact.json").read_text(encoding="utf-8")), tree)
             whole = artifact.digest == artifact_digest and all(
                 sha256_file(ref.location) == ref.sha256 for ref in placed_files(artifact).values()
             )
-        except (OSError, ValueError, KeyError):
-            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError):
+            whole = False
         if not whole:
-            self._discard(artifact, tree)
+            self._discard(tree)
             return None
         os.utime(tree)
         return artifact
@@ -118,9 +120,7 @@ class Store:
         parent = self.root / "work"
         with disk_errors(parent):
             parent.mkdir(parents=True, exist_ok=True)
-        for old in parent.iterdir():
-            if not _alive(old.name.split("-")[0]):
-                shutil.rmtree(old, ignore_errors=True)
+        drop_leftovers(parent)
         with disk_errors(parent):
             folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{os.getpid()}-"))
         try:
@@ -145,51 +145,26 @@ class Store:
         return sorted(found, key=lambda entry: -entry["age_s"])
 
     def size_bytes(self) -> int:
-        """Bytes on disk; a blob that several artifacts share counts once."""
-        seen: dict[int, int] = {}
-        for path in (self.root / "store").rglob("*"):
-            if path.is_file():
-                seen[path.stat().st_ino] = path.stat().st_size
-        return sum(seen.values())
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in (self.root / "store").rglob("*") if path.is_file())
 
     def prune(self, max_size_bytes: int) -> int:
-        """Drop artifacts, least recently used first, until the store is within bounds; gives bytes freed."""
+        """Drop artifacts, then results, least recently used first, until the store is within bounds; gives bytes freed."""
         before = self.size_bytes()
-        self._drop_unused_blobs()
+        self._drop_unfinished()
         for entry in self.entries():
             if self.size_bytes() <= max_size_bytes:
                 break
             shutil.rmtree(self.root / "store" / "trees" / entry["digest"], ignore_errors=True)
-            self._drop_unused_blobs()
-        self._drop_dangling_results()
+            self._drop_dangling_results()
+        for path in sorted((self.root / "store" / "results").glob("*.json"), key=lambda path: path.stat().st_mtime):
+            if self.size_bytes() <= max_size_bytes:
+                break
+            path.unlink(missing_ok=True)
         return before - self.size_bytes()
 
     def _result_path(self, key: str) -> Path:
         return self.root / "store" / "results" / f"{key}.json"
-
-    def _blob_path(self, sha256: str) -> Path:
-        return self.root / "store" / "blobs" / sha256[:2] / sha256
-
-    def _put_blob(self, ref: FileRef) -> None:
-        path = self._blob_path(ref.sha256)
-        if path.is_file() and path.stat().st_size == ref.bytes and sha256_file(path) == ref.sha256:
-            return
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-            try:
-                os.close(handle)
-                if ref.location.is_relative_to(self.root / "work"):  # ours, and about to go: no second copy
-                    os.replace(ref.location, name)
-                else:
-                    shutil.copyfile(ref.location, name)
-                with open(name, "rb") as written:
-                    os.fsync(written.fileno())
-                os.chmod(name, 0o444)  # a pass that wrote in place would change what others read
-                os.replace(name, path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
 
     def _lay_out(self, artifact: Artifact, tree: Path) -> None:
         with disk_errors(tree):
@@ -199,7 +174,7 @@ class Store:
                 for place, ref in placed_files(artifact).items():
                     target = building / place
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    link_or_copy(self._blob_path(ref.sha256), target, otherwise=ref.location)
+                    self._place(ref, target)
                 write_atomic(building / "artifact.json", json.dumps(artifact.to_json(), indent=1, sort_keys=True).encode())
                 os.rename(building, tree)
             except OSError as error:
@@ -207,31 +182,46 @@ class Store:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another build was first: same bytes
                     raise
 
-    def _discard(self, artifact: Artifact, tree: Path) -> None:
-        for ref in placed_files(artifact).values():
-            blob = self._blob_path(ref.sha256)
-            if blob.is_file() and sha256_file(blob) != ref.sha256:
-                blob.unlink(missing_ok=True)
-        shutil.rmtree(tree, ignore_errors=True)
+    def _place(self, ref: FileRef, target: Path) -> None:
+        """A file of its own in the tree: onnx refuses external data that has a second hard link."""
+        if ref.location.is_relative_to(self.root / "work"):  # ours, and about to go: no second copy
+            os.replace(ref.location, target)
+        else:
+            shutil.copyfile(ref.location, target)
+        with target.open("rb") as written:
+            os.fsync(written.fileno())
+        target.chmod(0o444)  # a pass that wrote in place would change what others read
 
-    def _drop_unused_blobs(self) -> None:
-        for blob in (self.root / "store" / "blobs").glob("*/*"):
-            if blob.stat().st_nlink == 1:  # one being laid out just now is copied from its source instead
-                blob.unlink(missing_ok=True)
+    def _discard(self, tree: Path) -> None:
+        """Take a damaged tree away in one step, so that no build sees half of it."""
+        aside = Path(tempfile.mkdtemp(dir=tree.parent, prefix=".tmp-"))
+        try:
+            tree.rename(aside / "damaged")
+        except OSError:  # another build was first
+            pass
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _drop_unfinished(self) -> None:
+        for tree in (self.root / "store" / "trees").glob(".tmp-*"):
+            if time.time() - tree.stat().st_mtime > UNFINISHED_S:
+                shutil.rmtree(tree, ignore_errors=True)
 
     def _drop_dangling_results(self) -> None:
         for path in (self.root / "store" / "results").glob("*.json"):
-            kept = json.loads(path.read_text(encoding="utf-8")).get("artifact")
+            try:
+                kept = json.loads(path.read_text(encoding="utf-8")).get("artifact")
+            except (OSError, ValueError, AttributeError):
+                kept = "damaged"
             if kept and not (self.root / "store" / "trees" / kept).is_dir():
                 path.unlink(missing_ok=True)
 
 
-def link_or_copy(source: Path, target: Path, *, otherwise: Path) -> None:
-    """Link `target` to `source`; copy `otherwise` where links do not work or `source` has just been pruned."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(otherwise, target)
+def drop_leftovers(folder: Path, prefix: str = "") -> None:
+    """Delete what killed builds left in `folder`: folders named `<prefix><pid>-…` whose process is gone."""
+    for old in folder.iterdir():
+        pid = old.name.removeprefix(prefix).split("-")[0]
+        if old.name.startswith(prefix) and pid.isdigit() and not _alive(pid):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _alive(pid: str) -> bool:

@@ -117,13 +117,19 @@ def _keep_inputs(linear: Any, columns: Any) -> None:
     linear.in_features = len(columns)
 
 
+def transformer_of(module: Any) -> Any:
+    """The transformers model in a sentence encoder, or the module itself."""
+    return module.encoder if type(module).__name__ == "SentenceEncoder" else module
+
+
 def encoder_layers(module: Any) -> list[EncoderLayer]:
     """The prunable layers of a model; `ModelError` for a family whose layout is not known."""
-    module = getattr(module, "encoder", module) if type(module).__name__ == "SentenceEncoder" else module
+    module = transformer_of(module)
     family = getattr(module.config, "model_type", "")
     layout = LAYOUTS.get(family)
     if layout is None:
-        raise ModelError(f'models of type "{family}" cannot be pruned here', fix=f"known: {', '.join(sorted(LAYOUTS))}; leave the pass out of the recipe")
+        raise ModelError(f'models of type "{family}" cannot be pruned here', where="model_type in config.json",
+                         fix=f"known: {', '.join(sorted(LAYOUTS))}; leave the pass out of the recipe")  # fmt: skip
     base = getattr(module, module.base_model_prefix, module)
     return [EncoderLayer(layer, layout) for layer in base.get_submodule(layout.layers)]
 
@@ -135,22 +141,28 @@ def structure_of(module: Any) -> dict[str, Any]:
 def read_structure(folder: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads((folder / STRUCTURE_FILE).read_text(encoding="utf-8"))
-        [(int(layer["heads"]), int(layer["ffn"])) for layer in data["layers"]]
+        sound = all(int(layer[part]) > 0 for layer in data["layers"] for part in ("heads", "ffn"))
     except (OSError, ValueError, KeyError, TypeError):
-        raise ModelError("structure.json is not what a pruning pass writes", where=str(folder / STRUCTURE_FILE), fix="take the folder as the pruning pass wrote it") from None
+        sound = False
+    if not sound:
+        raise _untrue("it is not what a pruning pass writes", folder)
     return data
 
 
-def apply_structure(module: nn.Module, structure: Mapping[str, Any]) -> None:
-    """Give a freshly built model the widths of a pruned one; its weights are filled afterwards."""
-    layers = encoder_layers(module)
+def apply_structure(module: nn.Module, folder: Path) -> None:
+    """Give a freshly built model the widths of the pruned one in `folder`; its weights are filled afterwards."""
+    structure, layers = read_structure(folder), encoder_layers(module)
     if len(layers) != len(structure["layers"]):
-        raise ModelError(f"structure.json tells of {len(structure['layers'])} layers, the model has {len(layers)}", fix="take the folder as the pruning pass wrote it")
+        raise _untrue(f"it tells of {len(structure['layers'])} layers, the model has {len(layers)}", folder)
     for layer, kept in zip(layers, structure["layers"], strict=True):
         if kept["heads"] < layer.heads:
             layer.keep_heads(range(kept["heads"]))
         if kept["ffn"] < layer.ffn_in.out_features:
             layer.keep_ffn(range(kept["ffn"]))
+
+
+def _untrue(what: str, folder: Path) -> ModelError:
+    return ModelError(f"structure.json is not true: {what}", where=str(folder / STRUCTURE_FILE), fix="take the folder as the pruning pass wrote it")
 
 
 def save_torch(module: Any, artifact: Artifact, workdir: Path, *, structure: Mapping[str, Any] | None = None) -> Component:
@@ -182,4 +194,4 @@ def _save_pruned(module: Any, folder: Path) -> None:
     from safetensors.torch import save_model
 
     module.config.save_pretrained(folder)
-    save_model(module, str(folder / "model.safetensors"))
+    save_model(transformer_of(module), str(folder / "model.safetensors"))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from edgepipe.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 M = TypeVar("M", bound=BaseModel)
@@ -82,11 +82,12 @@ def _parts(dotted: str) -> tuple[str, ...]:
     return tuple(a or b or c for a, b, c in _PART.findall(dotted))
 
 
-def parse(model: type[M], data: Mapping[str, Any], *, source: Path | str, prefix: tuple[str, ...] = ()) -> M:
+def parse(model: type[M], data: Mapping[str, Any], *, source: Path | str | Callable[[tuple[str, ...]], str], prefix: tuple[str, ...] = ()) -> M:
     """Validate `data` against `model`.
 
-    `source` is the file the data came from (its lines are looked up) or, as a string, the flag; `prefix` is
-    where in that file the data stands. Raises `UsageError` naming file, line, key and the nearest valid key.
+    `source` is the file the data came from (its lines are looked up), as a string the flag, or, where each key may
+    come from elsewhere, what gives a key's place; `prefix` is where in the file the data stands. Raises `UsageError`
+    naming file, line, key and the nearest valid key.
     """
     try:
         return model.model_validate(data)
@@ -94,7 +95,7 @@ def parse(model: type[M], data: Mapping[str, Any], *, source: Path | str, prefix
         errors = error.errors()  # a misspelt key is why the right one is missing, so it is told of first
         first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
         loc = tuple(str(part) for part in first["loc"])
-        where = source if isinstance(source, str) else located(source, prefix + loc)
+        where = source if isinstance(source, str) else source(loc) if callable(source) else located(source, prefix + loc)
         what, fix = _explain(model, first, loc, prefix)
     raise UsageError(what, where=where, fix=fix)
 

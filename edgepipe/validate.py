@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepipe.errors import AXIS_EXIT_CODES, UNPROVEN_EXIT_CODE
-from edgepipe.profile import runs_here
+from edgepipe.profile import host_profile, runs_here
 from edgepipe.resources import resource
 
 if TYPE_CHECKING:
@@ -216,6 +216,16 @@ def unsupported(candidate: Artifact, profile: Profile) -> list[str]:
             if not known and not function and (node.domain, node.op_type) not in local:
                 missing.add(f"{domain}:{node.op_type} (opset {version})")
     return sorted(missing)
+
+
+def unknown_here(artifact: Artifact) -> list[str]:
+    """Operators of an ONNX model that this machine's runtime cannot run, so that no pass and no proof could."""
+    host = host_profile()
+    table = support_table(host.runtime.operators)
+    missing = unsupported(artifact, host)
+    if host.runtime.version == table["version"]:
+        return missing
+    return [name for name in missing if name.split(":")[0] not in table["operators"]]  # another version may know more
 
 
 def operators(candidate: Artifact, profile: Profile, here: bool) -> Result:

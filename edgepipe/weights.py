@@ -42,18 +42,22 @@ def safetensors_header(path: Path) -> list[TensorInfo]:
             raise ModelError(what, where=str(path), fix=_MEND)
         try:
             header = json.loads(handle.read(length))
-            infos = [
-                TensorInfo(name, e["dtype"], tuple(e["shape"]), 8 + length + e["data_offsets"][0], 8 + length + e["data_offsets"][1])
-                for name, e in header.items()
-                if name != "__metadata__"
-            ]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            infos = [_tensor_info(name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ModelError("the weights file's header is corrupt", where=str(path), fix=_MEND) from None
     for info in infos:
         width = _WIDTHS.get(info.dtype)
-        if info.end > size or (width and info.end - info.start != width * info.parameters):
+        if not info.start <= info.end <= size or (width and info.end - info.start != width * info.parameters):
             raise ModelError(f'the weights file is truncated or corrupt: tensor "{info.name}" does not fit in it', where=str(path), fix=_MEND)
     return infos
+
+
+def _tensor_info(name: str, entry: Any, data_start: int) -> TensorInfo:
+    """One entry of the header; raises one of several errors for what is none."""
+    dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if not isinstance(dtype, str) or not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
+        raise ValueError(name)
+    return TensorInfo(name, dtype, shape, data_start + start, data_start + end)
 
 
 def check_finite(path: Path, infos: list[TensorInfo]) -> None:
@@ -158,7 +162,10 @@ def check_onnx_finite(model: Any, path: Path) -> None:
     floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
     for tensor in model.graph.initializer:
         if tensor.data_type in floats and math.prod(tensor.dims) > 1:
-            values = onnx.numpy_helper.to_array(tensor, base_dir=str(path.parent))
+            try:
+                values = onnx.numpy_helper.to_array(tensor, base_dir=str(path.parent))
+            except (ValueError, OSError, onnx.checker.ValidationError):
+                raise ModelError(f'the weights are truncated or corrupt: tensor "{tensor.name}" cannot be read', where=str(path), fix=_MEND) from None
             # -inf is how attention masks are written, so only large tensors (weights) may not hold it
             if np.isnan(values).any() or (values.ndim > 1 and values.size > 4096 and not np.isfinite(values).all()):
                 raise _not_finite(tensor.name, path)

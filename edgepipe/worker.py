@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from edgepipe.artifact import Artifact
 from edgepipe.errors import EdgepipeError, PassError, ResourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
 
@@ -90,7 +91,8 @@ class WorkerContext:
     def __init__(self, job: Job, spec: PassSpec, answers: IO[bytes]) -> None:
         from edgepipe.data import Splits
 
-        self.workdir, self.facts = job.workdir, job.facts
+        self.workdir = job.workdir
+        self.facts: Mapping[str, Any] = job.facts
         self._job, self._spec, self._answers = job, spec, answers
         self._splits = Splits(job.data, job.columns)
         self._probes: dict[str, list[Feeds]] = {}
@@ -168,24 +170,28 @@ def run_job(job: Job, answers: IO[bytes]) -> Done:
     ctx = WorkerContext(job, spec, answers)
     reset_peak()
     started = time.perf_counter()
-    try:
+    with told_of(job, "it raised"):
         after = spec.function(job.artifact, options, ctx)
+    with told_of(job, "what it returned is not plain data:"):
+        check_result(spec, job.artifact, after)
+    with told_of(job, "what it gave cannot be run:"):
+        checks = [check.to_json() for check in run_checks(spec, job.artifact, after, options, ctx)]
+    return Done(after, checks, time.perf_counter() - started, peak_bytes())
+
+
+@contextmanager
+def told_of(job: Job, what: str) -> Iterator[None]:
+    """Whatever a pass raises, as a `PassError` that names it; memory that ran out stays a MemoryError."""
+    try:
+        yield
     except (EdgepipeError, MemoryError):
         raise
     except Exception as error:
         if out_of_memory(error):
             raise MemoryError from error
         traceback.print_exc()
-        raise PassError(f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", where=f"pass {job.name}", fix="the run log has the traceback") from None
-    check_result(spec, job.artifact, after)
-    try:
-        checks = [check.to_json() for check in run_checks(spec, job.artifact, after, options, ctx)]
-    except (EdgepipeError, MemoryError):
-        raise
-    except Exception as error:
-        traceback.print_exc()
-        raise PassError(f"what it gave cannot be run: {str(error).splitlines()[0]}", where=f"pass {job.name}", fix="the run log has the traceback") from None
-    return Done(after, checks, time.perf_counter() - started, peak_bytes())
+        reason = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
+        raise PassError(f"{what} {reason}", where=f"pass {job.name}", fix="the run log has the traceback") from None
 
 
 def check_result(spec: PassSpec, before: Artifact, after: Any) -> None:

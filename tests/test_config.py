@@ -16,7 +16,9 @@ from edgepipe.toml import parse, read_toml
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 SCALARS = st.one_of(st.booleans(), st.integers(-(10**15), 10**15), st.floats(allow_nan=False, allow_infinity=False), TEXT)
-OPTIONS = st.dictionaries(TEXT.filter(bool), st.recursive(SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)), max_leaves=6), max_size=3)
+OPTIONS = st.dictionaries(
+    TEXT.filter(bool), st.recursive(SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)), max_leaves=6), max_size=3
+)
 STEPS = st.fixed_dictionaries({"pass": TEXT, "reason": TEXT, "options": OPTIONS, "on": st.sampled_from(["model", "detector", 'a "b"'])})
 
 

@@ -106,7 +106,7 @@ def test_missing_key_names_the_table_it_belongs_to(tmp_path: Path) -> None:
 def test_wrong_type_names_the_line_and_shows_the_value(tmp_path: Path) -> None:
     path = write(tmp_path, '[budget]\nmax_size_ratio = "small"\n')
 
-    with pytest.raises(UsageError, match='"max_size_ratio" in \\[budget\\].*small') as caught:
+    with pytest.raises(UsageError, match=r'"max_size_ratio" in \[budget\].*small') as caught:
         load_project(path)
     assert caught.value.where == f"{path}:2"
 

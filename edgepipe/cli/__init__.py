@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
 from importlib import import_module
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgepipe.errors import EdgepipeError, Interrupted, ResourceError, UsageError
+from edgepipe.errors import EdgepipeError, Interrupted, PassError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,9 +87,10 @@ def run(args: list[str]) -> int:
         return _fail(UsageError(error.format_message(), where=where, fix=f"{where or 'edgepipe'} --help lists what there is"), as_json)
     except (KeyboardInterrupt, click.Abort):
         return _fail(Interrupted("interrupted; what was finished is kept, the next run goes on from there"), as_json)
-    except BrokenPipeError:  # the reader of our output is gone: nobody to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # the reader of our output is gone: nobody to tell
+            return 0
+        return _fail(PassError("a plugin ended the program with sys.exit()", fix="raise an error instead"), as_json)
     except MemoryError:
         return _fail(ResourceError("memory ran out", fix="use a machine with more memory, or a smaller model"), as_json)
     except EdgepipeError as error:

@@ -36,7 +36,7 @@ def command(
     if dry_run:
         from edgepipe.cli.plan import show_plans
 
-        return show_plans(request, as_json=as_json, quiet=quiet)
+        return show_plans(request, whole=True, as_json=as_json, quiet=quiet)
     with progress(quiet=quiet or as_json, verbose=verbose) as display:
         results = compress(request, display)
     manifests = [result.manifest for result in results]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgepipe.cli.options import json_option
-from edgepipe.errors import AXIS_EXIT_CODES, UsageError, nearest
+from edgepipe.errors import AXIS_EXIT_CODES, ModelError, UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +33,9 @@ def command(old: str, new: str, tolerances: tuple[str, ...], as_json: bool) -> i
 
     allowed = {**TOLERANCES, **_parsed(tolerances)}
     before, after = (read_json(path if path.is_file() else path / "manifest.json") for path in (Path(old), Path(new)))
+    for path, manifest in ((old, before), (new, after)):
+        if not isinstance(manifest.get("results"), list):
+            raise ModelError("the file is no manifest", where=path, fix="name a bundle, or its manifest.json")
     if before.get("profile") != after.get("profile"):
         raise UsageError(f"the builds are for different profiles ({before.get('profile')} and {after.get('profile')})", where=f"{old}, {new}", fix="compare builds for one profile")
     rows = compare(before, after, allowed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,19 @@ def command(model: str, out: str, force: bool) -> None:
     target = Path(out)
     if target.exists() and not force:
         raise UsageError("the file exists", where=out, fix="--force replaces it")
-    here = Path.cwd()
-    named = Path(resolve_path(model, here))
-    if (named / "adapter_config.json").is_file():
+    here, base = Path.cwd(), target.absolute().parent
+    named = resolve_path(model, here)
+    if (Path(named) / "adapter_config.json").is_file():
         raise UsageError("that is an adapter folder", where=model, fix="name its base model; adapters beside it are found by themselves")
-    source = find_source(str(named))
-    adapters = [path.parent for path in sorted(here.glob("*/adapter_config.json"))]
-    text = project_text(model, source, [path.relative_to(here).as_posix() for path in adapters], _data_files(here))
+    source = find_source(named)
+
+    def written(path: Path) -> str:
+        return Path(os.path.relpath(path, base)).as_posix()
+
+    as_given = base == here or "://" in model or Path(model).expanduser().is_absolute()
+    adapters = [written(path.parent) for path in sorted(here.glob("*/adapter_config.json"))]
+    data = {role: written(here / name) for role, name in _data_files(here).items()}
+    text = project_text(model if as_given else written(Path(named)), source, adapters, data)
     write_atomic(target.absolute(), text.encode())
     click.echo(f"wrote {out}; look it over, then: edgepipe compress --profile host")
 
@@ -42,21 +49,22 @@ def _data_files(folder: Path) -> dict[str, str]:
     """Files whose name says their role: train.csv, test.jsonl, …; a lone data file serves all four."""
     suffixes = (".csv", ".tsv", ".jsonl", ".parquet")
     found = {path.stem: path.name for path in sorted(folder.iterdir()) if path.suffix in suffixes}
-    roles = {role: found[role] for role in ("train", "calibration", "dev", "test") if role in found}
+    roles: dict[str, str] = {role: found[role] for role in ("train", "calibration", "dev", "test") if role in found}
     return roles or ({"file": next(iter(found.values()))} if len(found) == 1 else {})
 
 
 def project_text(model: str, source: Any, adapters: list[str], data: dict[str, str]) -> str:
+    from edgepipe.config import toml_value
+
     architecture = (source.config.get("architectures") or [""])[0]
     task = next((name for suffix, name in TASK_OF.items() if architecture.endswith(suffix)), "")
     if not task:
         task = "sentence-similarity" if (source.folder / "modules.json").is_file() else "text-classification" if adapters else "fidelity"
-    labels = ", ".join(f'"{name}"' for name in source.labels)
-    label_line = f"labels = [{labels}]" if labels else '# labels = ["negative", "positive"]   # in the order of the model\'s outputs'
+    label_line = f"labels = {toml_value(source.labels)}" if source.labels else '# labels = ["negative", "positive"]   # in the order of the model\'s outputs'
     lines = [
         "# edgepipe project file; every key: docs/configuration.md. Paths are relative to this file.",
-        f'model = "{model}"',
-        f"adapters = [{', '.join(repr(a).replace(chr(39), chr(34)) for a in adapters)}]   # LoRA adapters, merged in this order",
+        f"model = {toml_value(model)}",
+        f"adapters = {toml_value(adapters)}   # LoRA adapters, merged in this order",
         '# profiles = ["rpi4"]        # devices to build for; --profile overrides',
         'out = "build"',
         "",
@@ -65,7 +73,7 @@ def project_text(model: str, source: Any, adapters: list[str], data: dict[str, s
         label_line,
         "",
         "[data]",
-        *(f'{role} = "{name}"' for role, name in data.items()),
+        *(f"{role} = {toml_value(name)}" for role, name in data.items()),
         *([] if data else ['# file = "samples.csv"       # split by a fixed seed into train, calibration, dev and test']),
         '# text = "text"              # column names',
         '# label = "label"',

@@ -22,36 +22,27 @@ if TYPE_CHECKING:
 def command(write: str | None, as_json: bool, quiet: bool, verbose: bool, **arguments: Any) -> int:
     """Write the recipe for MODEL on a device as TOML; `compress --recipe FILE` runs exactly that."""
     request = request_of(arguments)
-    return show_plans(request, as_json=as_json, quiet=quiet, write=write)
+    return show_plans(request, whole=False, as_json=as_json, quiet=quiet, write=write)
 
 
-def show_plans(request: Request, *, as_json: bool, quiet: bool, write: str | None = None) -> int:
+def show_plans(request: Request, *, whole: bool, as_json: bool, quiet: bool, write: str | None = None) -> int:
+    """Print or write the plans; `whole`: check samples and output folder too, as the build would."""
     from pathlib import Path
 
-    from edgepipe.build import prepare, recipe_for
+    from edgepipe.build import planned
     from edgepipe.config import dump_recipe
-    from edgepipe.pipeline import check_recipe
-    from edgepipe.profile import load_profile
     from edgepipe.store import write_atomic
 
-    if not request.profiles:
-        raise UsageError("no profile is given", where="--profile", fix="name the device: --profile rpi4, or --profile host for this machine")
-    prepared = prepare(request, with_data=False)
-    found = []
-    for name in request.profiles:
-        profile = load_profile(name)
-        recipe = recipe_for(prepared, profile)
-        check_recipe(recipe, prepared.artifact, request.recipe or "recipe")
-        found.append((profile, recipe))
+    _, builds = planned(request, whole=whole)
     if write:
-        if len(found) > 1:
+        if len(builds) > 1:
             raise UsageError("--write takes one profile at a time", where="--write", fix="name one --profile")
-        write_atomic(Path(write).absolute(), dump_recipe(found[0][1]).encode())
+        write_atomic(Path(write).absolute(), dump_recipe(builds[0].recipe).encode())
         return 0
     if as_json:
-        plans = [{"profile": profile.name, **recipe.model_dump(mode="json", by_alias=True)} for profile, recipe in found]
+        plans = [{"profile": build.profile.name, **build.recipe.model_dump(mode="json", by_alias=True)} for build in builds]
         click.echo(json.dumps(plans[0] if len(plans) == 1 else plans, ensure_ascii=False))
     elif not quiet:
-        for profile, recipe in found:
-            click.echo(f"# recipe for {profile.name} ({profile.title})\n{dump_recipe(recipe)}")
+        for build in builds:
+            click.echo(f"# recipe for {build.profile.name} ({build.profile.title})\n{dump_recipe(build.recipe)}")
     return 0

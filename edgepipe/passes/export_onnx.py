@@ -17,6 +17,7 @@ from edgepipe.errors import PassError
 from edgepipe.passes import Check, PassOptions, register_pass
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from edgepipe.artifact import Artifact
@@ -76,19 +77,22 @@ def _optimum_config(module: Any, artifact: Artifact) -> Any:
     if task is None or not hasattr(module, "config") or type(module).__name__ == "SentenceEncoder":
         return None
     try:
-        import optimum.exporters.onnx.model_configs  # registers the configurations that TasksManager finds
+        import optimum.exporters.onnx.model_configs  # noqa: F401  it registers what TasksManager finds
         from optimum.exporters.tasks import TasksManager
 
         constructor = TasksManager.get_exporter_config_constructor("onnx", model=module, task=task, library_name="transformers")
     except (ImportError, KeyError, ValueError):
         return None
-    return constructor(module.config)
+    config = constructor(module.config)
+    # It would leave out an input the artifact has: the token types of a RoBERTa that knows two of them.
+    return config if set(config.inputs) == {entry["name"] for entry in artifact.model.signature["inputs"]} else None
 
 
 def _head(module: Any) -> str | None:
     """The task of a transformers class by its name, for models judged by fidelity."""
-    heads = {"ForSequenceClassification": "text-classification", "ForTokenClassification": "token-classification",
-             "ForImageClassification": "image-classification", "Model": "feature-extraction"}  # fmt: skip
+    if getattr(module, "base_model", None) is module:
+        return "feature-extraction"
+    heads = {"ForSequenceClassification": "text-classification", "ForTokenClassification": "token-classification", "ForImageClassification": "image-classification"}
     return next((task for suffix, task in heads.items() if type(module).__name__.endswith(suffix)), None)
 
 
@@ -97,9 +101,9 @@ def _torch_export(module: Any, artifact: Artifact, ctx: Context, target: Path, o
 
     feeds = ctx.probes(artifact)[-1]
     names = list(feeds)
-    single = len(names) == 1
+    by_name = hasattr(module, "config")  # a user's own module may call its inputs what it likes
 
-    class Positional(torch.nn.Module):
+    class Positional(torch.nn.Module):  # type: ignore[misc]  # as in sentence_encoder.py
         """Tensors in and out, in the signature's order, as the tracer wants them."""
 
         def __init__(self) -> None:
@@ -107,7 +111,7 @@ def _torch_export(module: Any, artifact: Artifact, ctx: Context, target: Path, o
             self.inner = module
 
         def forward(self, *inputs: Any) -> Any:
-            output = self.inner(*inputs) if single and not hasattr(module, "config") else self.inner(**dict(zip(names, inputs, strict=True)))
+            output = self.inner(**dict(zip(names, inputs, strict=True))) if by_name else self.inner(*inputs)
             values = list(output.values()) if isinstance(output, dict) else list(output) if isinstance(output, tuple) else [output]
             return tuple(v for v in values if isinstance(v, torch.Tensor))
 
@@ -127,6 +131,19 @@ def _torch_export(module: Any, artifact: Artifact, ctx: Context, target: Path, o
     except Exception as error:  # the tracer raises whatever the model's own code does
         raise PassError(f"PyTorch cannot export the model: {str(error).splitlines()[0]}", where="pass export-onnx",
                         fix="the model's forward must be traceable: tensors in, tensors out, no data-dependent Python branches") from error  # fmt: skip
+    _state_shapes(target, {name: (value.shape, axes[name]) for name, value in zip(output_names, outputs, strict=True)})
+
+
+def _state_shapes(target: Path, shapes: Mapping[str, tuple[Sequence[int], Mapping[int, str]]]) -> None:
+    """Write every output's shape: the tracer makes up names for widths it cannot infer."""
+    import onnx
+
+    model = onnx.load(str(target), load_external_data=False)
+    for value in model.graph.output:
+        sizes, free = shapes[value.name]
+        dims = [free.get(axis, size) for axis, size in enumerate(sizes)]
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims))
+    onnx.save_model(model, str(target))
 
 
 def _consolidate(target: Path) -> None:

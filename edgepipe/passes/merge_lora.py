@@ -35,13 +35,15 @@ def merge_lora(artifact: Artifact, options: MergeLora, ctx: Context) -> Artifact
     """Fold LoRA adapters into the weights, in float32; outputs must stay equal on real inputs."""
     from edgepipe.adapters import note_untied, untie
     from edgepipe.loader import load_torch
-    from edgepipe.structure import save_torch
+    from edgepipe.structure import save_torch, transformer_of
 
     ctx.progress("loading base and adapters")
-    wrapped: Any = load_torch(artifact, adapter_weights=options.weights)
+    module: Any = load_torch(artifact, adapter_weights=options.weights)
+    wrapped = transformer_of(module)
     ctx.progress("merging")
     untie(wrapped)
     merged = wrapped.merge_and_unload(safe_merge=True, adapter_names=list(wrapped.base_model.active_adapters))
     note_untied(merged)
+    merged = merged if wrapped is module else module.around(merged)
     roles = tuple(role for role, component in artifact.components.items() if component.format == "peft")
     return artifact.with_component("model", save_torch(merged, artifact, ctx.workdir), drop=roles)

@@ -6,7 +6,7 @@ arXiv 1712.05877, section 2.1, with scales of activations taken at run time; ONN
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from edgepipe.context import Context
 
 OPERATORS = ("MatMul", "Gemm", "Attention", "Gather", "LSTM")
-QUANTIZED = ("MatMulInteger", "QAttention", "DynamicQuantizeLSTM", "ConvInteger", "DynamicQuantizeLinear")
+QUANTIZED = (
+    "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", "DynamicQuantizeLSTM", "ConvInteger", "DynamicQuantizeLinear",
+    "QuantizeLinear", "DequantizeLinear", "QLinearMatMul", "QLinearConv", "QGemm", "MatMulNBits", "GatherBlockQuantized",
+)  # fmt: skip
 
 
 class QuantizeDynamic(PassOptions):
@@ -52,9 +55,6 @@ def quantize_dynamic(artifact: Artifact, options: QuantizeDynamic, ctx: Context)
     if any(node.op_type in QUANTIZED for node in nodes):
         raise PassError("the model is already quantized", where="pass quantize-dynamic", fix="start from the float32 model")
     _check_names(options.exclude, {node.name for node in nodes})
-    if not any(node.op_type in options.operators for node in nodes):
-        raise PassError(f"the model has no {', '.join(options.operators)} whose weights could become int8", where="pass quantize-dynamic",
-                        fix="leave the pass out of the recipe")  # fmt: skip
     folder = ctx.workdir / "model"
     folder.mkdir()
     ctx.progress("quantizing")
@@ -71,7 +71,18 @@ def quantize_dynamic(artifact: Artifact, options: QuantizeDynamic, ctx: Context)
         # Shape inference knows no fused operator, so the quantizer would not find the type of what they give.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT, "EnableSubgraph": False},
     )
+    if not _eight_bit(load_onnx(folder / "model.onnx")):
+        raise PassError(f"the model has no {', '.join(options.operators)} whose weights could become int8", where="pass quantize-dynamic",
+                        fix="leave the pass out of the recipe")  # fmt: skip
     return artifact.with_component("model", onnx_component(folder))
+
+
+def _eight_bit(model: Any) -> bool:
+    """Whether any weight is int8, or an embedding table uint8; zero points have one dimension at most."""
+    import onnx
+
+    kinds = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    return any(tensor.data_type in kinds and len(tensor.dims) > 1 for tensor in model.graph.initializer)
 
 
 def _check_names(names: tuple[str, ...], known: set[str]) -> None:

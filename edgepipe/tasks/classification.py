@@ -38,7 +38,7 @@ def mean_points(counts: np.ndarray) -> float:
 def label_name(label: object, labels: Sequence[str]) -> str:
     """A label as the model names it: the name itself, or a class number."""
     text = str(label)
-    if text not in labels and text.isdigit() and int(text) < len(labels):
+    if text not in labels and text.isdecimal() and int(text) < len(labels):
         return labels[int(text)]
     return text
 

@@ -44,8 +44,11 @@ def check_scores(samples: Sequence[Mapping[str, Any]], labels: Sequence[str], wh
     seen = set()
     for sample in samples:
         try:
-            seen.add(float(sample["label"]))
+            value = float(sample["label"])
         except (TypeError, ValueError):
-            raise DataError(f'the score "{sample["label"]}" is no number', where=where, fix="similarity scores are numbers") from None
+            value = float("nan")
+        if not np.isfinite(value):
+            raise DataError(f'the score "{sample["label"]}" is no number', where=where, fix="similarity scores are numbers")
+        seen.add(value)
     if len(seen) == 1:
         raise DataError("every pair has the same score", where=where, fix="rank correlation needs scores that differ")

@@ -28,7 +28,7 @@ HOST = ("compress", "--profile", "host")
         ((*HOST, "--budget", "max_size_ratio=-1"), ("--budget", "max_size_ratio", "greater than 0")),
         ((*HOST, "--set", "quantize-dynamic.per_chanel=false"), ('unknown key "per_chanel"', 'did you mean "per_channel"?')),
         ((*HOST, "--set", "quantize-dynamic.per_channel=maybe"), ("per_channel", "maybe")),
-        ((*HOST, "--set", "prune-ffn.ratio=0.5"), ('"prune-ffn"', "not in the recipe")),
+        ((*HOST, "--set", "prune-ffn.ratio=0.5"), ("--set prune-ffn.ratio", "not in the recipe")),
         ((*HOST, "--set", "quantize-dynamic"), ("--set", "PASS.OPTION=VALUE")),
         ((*HOST, "--recipe", "none.toml"), ("none.toml", "no such file")),
         ((*HOST, "--project", "none.toml"), ("none.toml", "no such file")),
@@ -86,16 +86,17 @@ STEP = '[[step]]\npass = "{}"\n'
 @pytest.mark.parametrize(
     ("recipe", "says"),
     [
-        (STEP.format("merge-lora") + STEP.format("quantize-dynamic") + STEP.format("export-onnx"), ("quantize-dynamic", "export-onnx")),
-        (STEP.format("export-onnx") + STEP.format("merge-lora") + STEP.format("optimize-graph"), ("merge-lora", "export-onnx")),
-        (STEP.format("merge-lora") + STEP.format("optimize-graph"), ("takes a onnx model", "it is torch", "add export-onnx")),
+        (STEP.format("merge-lora") + STEP.format("quantize-dynamic") + STEP.format("export-onnx"), ("recipe.toml:3:", "quantize-dynamic must come after export-onnx")),
+        (STEP.format("export-onnx") + STEP.format("merge-lora") + STEP.format("optimize-graph"), ("recipe.toml:1:", "export-onnx must come after merge-lora")),
+        (STEP.format("merge-lora") + STEP.format("optimize-graph"), ("recipe.toml:3:", "takes a onnx model", "it is torch", "add export-onnx")),
         (STEP.format("merge-lora") + STEP.format("prune-ffn"), ("ends with a torch model", "add export-onnx")),
+        (STEP.format("export-onnx"), ("an adapter is given, but the recipe does not merge it", "merge-lora")),
         ("step = []\n", ("step",)),
         ("", ('missing key "step"',)),
-        (STEP.format("quantise-dynamic"), ('unknown pass "quantise-dynamic"', 'did you mean "quantize-dynamic"?')),
+        (STEP.format("merge-lora") + STEP.format("quantise-dynamic"), ("recipe.toml:3:", 'unknown pass "quantise-dynamic"', 'did you mean "quantize-dynamic"?')),
         ('[[step]]\npass = "merge-lora"\n\n[[step]]\npass = "export-onnx"\noption = { opset = 17 }\n', ("recipe.toml:6:", 'unknown key "option"', '"options"')),
-        ('[[step]]\npass = "export-onnx"\noptions = { opsett = 17 }\n', ("recipe.toml", 'unknown key "opsett"', 'did you mean "opset"?')),
-        ('[[step]]\npass = "export-onnx"\noptions = { opset = 99 }\n', ("recipe.toml", "opset", "99")),
+        ('[[step]]\npass = "export-onnx"\noptions = { opsett = 17 }\n', ("recipe.toml:3:", 'unknown key "opsett"', 'did you mean "opset"?')),
+        (STEP.format("merge-lora") + STEP.format("export-onnx") + "[step.options]\nopset = 99\n", ("recipe.toml:6:", "opset", "99")),
         ('[[step]\npass = "export-onnx"\n', ("recipe.toml:1:", "not valid TOML")),
     ],
 )
@@ -107,14 +108,12 @@ def test_wrong_recipe_is_refused_before_anything_runs(small: Project, recipe: st
     assert errors.startswith("error: ")  # no pass was begun
 
 
-def test_recipe_without_merging_is_refused_when_an_adapter_is_given(small: Project) -> None:
-    (small.folder / "recipe.toml").write_text(STEP.format("export-onnx"))
+def test_wrong_option_names_the_place_it_was_set(small: Project) -> None:
+    small.toml().write_text(small.toml().read_text() + "\n[passes.quantize-dynamic]\nper_chanel = false\n")
+    line = small.toml().read_text().splitlines().index("per_chanel = false") + 1
 
-    small.refuses(*HOST, "--recipe", "recipe.toml", code=2, says=("merge-lora",))
-
-
-def test_adapter_for_an_onnx_model_is_refused(onnx_project: Project, small: Project) -> None:
-    onnx_project.refuses(*HOST, "--adapter", small.folder / "adapter", code=2, says=("adapter", "ONNX"))
+    small.refuses(*HOST, code=2, says=(f"edgepipe.toml:{line}:", 'unknown key "per_chanel"', 'did you mean "per_channel"?'))
+    small.refuses(*HOST, "--set", "quantize-dynamic.per_chanel=true", code=2, says=("--set quantize-dynamic.per_chanel:",))
 
 
 def test_profile_file_error_names_file_and_line(small: Project) -> None:

@@ -103,6 +103,18 @@ def test_adapter_brings_the_head_its_bare_base_lacks(tmp_path: Path) -> None:
     assert_merged_as_peft_runs(encoder, adapter, tmp_path, labels=("negative", "positive"))
 
 
+def test_adapter_of_a_sentence_encoder_is_merged_inside_its_pooling(sentence_encoder: Path, tmp_path: Path) -> None:
+    options = {"task_type": "FEATURE_EXTRACTION", "modules_to_save": None, "target_modules": "all-linear"}
+    adapter = write_adapter(sentence_encoder, tmp_path / "adapter", architecture="BertModel", **options)
+
+    merged = run_pass("merge-lora", artifact_of(sentence_encoder, "sentence-similarity", adapters=[adapter]), tmp_path)
+
+    feeds = text_feeds(merged, padded=True)
+    mask = feeds["attention_mask"][..., None]
+    means = (torch_outputs(peft_model(sentence_encoder, adapter, "BertModel"), feeds) * mask).sum(1) / mask.sum(1)
+    np.testing.assert_allclose(outputs(merged, feeds), means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-5)
+
+
 def test_head_of_an_old_peft_that_its_config_does_not_name_is_merged(classifier: Path, adapter: Path, tmp_path: Path) -> None:
     old = changed_config(adapter, tmp_path / "old", modules_to_save=None)
 
@@ -281,9 +293,8 @@ def test_quantized_base_is_refused(classifier: Path, adapter: Path, tmp_path: Pa
     assert "quantized" in refused(tmp_path / "base", adapter, tmp_path)
 
 
-NOT_MERGED = [({"peft_type": "IA3"}, 'type "IA3"'), ({"alora_invocation_tokens": [1, 2]}, "invocation tokens"), ({"r": "four"}, "does not fit")]
-
-
-@pytest.mark.parametrize(("changes", "said"), NOT_MERGED)
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"peft_type": "IA3"}, 'type "IA3"'), ({"alora_invocation_tokens": [1, 2]}, "invocation tokens"), ({"r": "four"}, "does not fit")]
+)
 def test_adapter_that_cannot_be_merged_says_why(changes: dict[str, Any], said: str, classifier: Path, adapter: Path, tmp_path: Path) -> None:
     assert said in refused(classifier, changed_config(adapter, tmp_path / "other", **changes), tmp_path)

@@ -1,0 +1,108 @@
+"""The planner: the device's facts decide, and every line says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgepipe.artifact import Artifact
+from edgepipe.config import Data, Task, dump_recipe
+from edgepipe.errors import UsageError
+from edgepipe.intake import find_source, make_artifact
+from edgepipe.pipeline import check_recipe
+from edgepipe.plan import plan
+from edgepipe.profile import load_profile, profile_names
+from edgepipe.tasks import load_task
+from tests.models import write_adapter
+from tests.onnx_models import make_model, one_node
+
+SHIPPED = [name for name in profile_names() if name != "host"]
+
+
+def of(folder: Path, *adapters: Path, task: str = "fidelity") -> Artifact:
+    source = find_source(str(folder))
+    return make_artifact(source, [str(path) for path in adapters], load_task(Task(name=task)), source.labels, Data(), None)
+
+
+def names(artifact: Artifact, profile: str = "rpi4") -> list[str]:
+    return [step.name for step in plan(artifact, load_profile(profile)).steps]
+
+
+def convolution(folder: Path) -> Path:
+    """A model whose only weights are a convolution's."""
+    weights = {"w": np.ones((4, 3, 3, 3), np.float32)}
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, 8, 8]) for name, channels in (("x", 3), ("y", 4))]
+    model = make_model([helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])], value[:1], value[1:], weights)
+    onnx.save_model(model, folder / "model.onnx")
+    return folder
+
+
+@pytest.mark.parametrize("profile", ["rpi4", "rpi5", "x86-avx2", "x86-vnni"])
+def test_recipe_of_the_classifier_is_the_golden_one(torch_artifact: Artifact, golden: Callable[[str, str], None], profile: str) -> None:
+    golden(f"plan_{profile}.toml", dump_recipe(plan(torch_artifact, load_profile(profile))))
+
+
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_recipe_for_every_shipped_profile_can_run_and_has_reasons(torch_artifact: Artifact, profile: str) -> None:
+    recipe = plan(torch_artifact, load_profile(profile))
+
+    check_recipe(recipe, torch_artifact)
+    assert all(step.reason and step.reason != "the recipe says so" for step in recipe.steps)
+
+
+@pytest.mark.parametrize("profile", SHIPPED)
+def test_weights_are_cut_to_seven_bits_exactly_where_sums_saturate(torch_artifact: Artifact, profile: str) -> None:
+    target = load_profile(profile)
+
+    quantize = next(step for step in plan(torch_artifact, target).steps if step.name == "quantize-dynamic")
+
+    assert quantize.options["reduce_range"] is target.cpu.int8_saturates
+    assert "cpu.isa" in quantize.reason
+
+
+def test_planning_again_gives_the_same_recipe(torch_artifact: Artifact) -> None:
+    assert plan(torch_artifact, load_profile("rpi4")) == plan(torch_artifact, load_profile("rpi4"))
+
+
+def test_adapter_is_merged_first(classifier: Path, tmp_path: Path) -> None:
+    artifact = of(classifier, write_adapter(classifier, tmp_path / "adapter"), task="text-classification")
+
+    recipe = plan(artifact, load_profile("rpi4"))
+
+    assert recipe.steps[0].name == "merge-lora"
+    assert recipe.steps[0].reason.startswith("1 adapter:")
+    check_recipe(recipe, artifact)
+
+
+def test_onnx_model_is_not_exported(onnx_artifact: Artifact) -> None:
+    recipe = plan(onnx_artifact, load_profile("rpi4"))
+
+    assert [step.name for step in recipe.steps] == ["optimize-graph", "quantize-dynamic"]
+    assert "export-onnx: the model is ONNX already" in recipe.left_out
+
+
+def test_what_is_left_out_says_why(torch_artifact: Artifact) -> None:
+    left_out = plan(torch_artifact, load_profile("rpi4")).left_out
+
+    assert any(line.startswith("merge-lora: ") for line in left_out)
+    assert any(line.startswith("4-bit weights: ") and "cpu.isa" in line for line in left_out)
+
+
+def test_convolutions_are_not_quantized_dynamically(tmp_path: Path) -> None:
+    artifact = of(convolution(tmp_path))
+
+    assert names(artifact) == ["optimize-graph"]
+    assert any(line.startswith("quantize-dynamic: only 0% of the weights") for line in plan(artifact, load_profile("rpi4")).left_out)
+
+
+@pytest.mark.parametrize("operator", ["MatMulInteger", "DequantizeLinear", "QLinearMatMul"])
+def test_model_that_is_quantized_leaves_nothing_to_do(tmp_path: Path, operator: str) -> None:
+    onnx.save_model(one_node(operator), tmp_path / "model.onnx")
+
+    with pytest.raises(UsageError, match="nothing to do"):
+        names(of(tmp_path))
