@@ -25,7 +25,7 @@ from edgepipe.progress import Logged, Silent
 from edgepipe.runners import runner_for
 from edgepipe.store import Store
 from edgepipe.tasks import load_task
-from edgepipe.validate import judge, unknown_here
+from edgepipe.validate import BUSY, judge, unknown_here
 from edgepipe.worker import CountFlops
 from edgepipe.worker_process import WorkerProcess
 
@@ -233,6 +233,11 @@ def baseline_of(recipe: Recipe, start: Artifact, setting: Setting) -> Artifact:
     return run_recipe(check_recipe(shorter, start), start, setting, label="baseline ")[0] if shorter else start
 
 
+def source_digest(artifact: Artifact) -> str:
+    """Over the files of the model and its adapters as the user gave them: what a bundle was made from."""
+    return digest({role: [ref.to_json() for ref in component.files] for role, component in artifact.components.items()})
+
+
 def measured_on(artifact: Artifact, baseline: Artifact, setting: Setting, task: TaskSpec) -> Measurement:
     """Raw figures from the profile's runner; kept by content, since the same files on the same machine tell the same."""
     runner = runner_for(setting.profile)
@@ -248,7 +253,8 @@ def measured_on(artifact: Artifact, baseline: Artifact, setting: Setting, task: 
     kept = setting.store.get_result(key)
     if kept is None:
         measured = measure(artifact, baseline, runner, task, setting.splits("test"), threads, setting.progress)
-        setting.store.put_result(key, measured.to_json())
+        if measured.other_load <= BUSY:  # times of a busy machine prove nothing, so the next run takes them again
+            setting.store.put_result(key, measured.to_json())
         setting.progress.finish("validate", f"{len(measured.baseline_counts)} samples")
         return measured
     setting.progress.finish("validate", "cached")
@@ -287,7 +293,7 @@ def _hand_over(
     flops = {"model": _flops(artifact, setting), "baseline": _flops(baseline, setting)}
     context = {
         "source": {"model": request.name or Path(request.model).name, "adapters": [Path(adapter).name for adapter in request.adapters], "task": prepared.task.name,
-                   "licences": request.licences, "rows": {split: len(prepared.splits(split)) for split in SPLITS if prepared.splits.has(split)}},
+                   "sha256": source_digest(prepared.artifact), "licences": request.licences, "rows": {split: len(prepared.splits(split)) for split in SPLITS if prepared.splits.has(split)}},
         "baseline_model": {"artifact": baseline.digest},
         "budget": request.budget.model_dump(),
     }  # fmt: skip

@@ -247,6 +247,7 @@ def _read_delimited(delimiter: str) -> Callable[[Path, str], Iterator[tuple[int,
     def read(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             with _open(path, encoding) as handle:
+                csv.field_size_limit(2**31 - 1)  # a whole document may stand in one field; the default is 128 KiB
                 rows = csv.DictReader(handle, delimiter=delimiter, strict=True)
                 for row in rows:
                     if None in row:

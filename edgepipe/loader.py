@@ -143,18 +143,21 @@ def _left_out(module: Any, unexpected: Sequence[str]) -> list[str]:
 
 
 def _check_weights_only(path: Path) -> None:
-    """`ModelError` for a .bin file that holds anything but tensors; transformers would hide the reason."""
+    """`ModelError` for a .bin file that holds anything but finite tensors; transformers would hide the reason."""
     import pickle
 
     import torch
 
     try:
-        torch.load(path, map_location="meta", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError("the .bin file holds more than weights; loading it would run code", where=str(path),
                          fix="save it again with safetensors: model.save_pretrained(folder)") from None  # fmt: skip
     except (RuntimeError, EOFError, OSError, KeyError):
         raise ModelError("the .bin file is truncated or corrupt", where=str(path), fix="copy or download the file again") from None
+    for name, tensor in state.items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelError(f'tensor "{name}" holds NaN or infinite values', where=str(path), fix="take a checkpoint from before training diverged")
 
 
 def _used(missing: list[str], artifact: Artifact) -> list[str]:

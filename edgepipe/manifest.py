@@ -37,8 +37,6 @@ def make_manifest(
     context: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The manifest of one build for one profile; `context` adds task, data and licences."""
-    rows = [result.to_json() for result in results]
-    rows.insert(_after_size(rows), _bundle_row(profile, artifact))
     return {
         "schema_version": SCHEMA_VERSION,
         "edgepipe": library_version("edgepipe") or "unknown",
@@ -60,7 +58,7 @@ def make_manifest(
         "machine": machine_facts(),
         "left_out": list(recipe.left_out),
         "passes": [run.to_json() for run in runs],
-        "results": rows,
+        "results": result_rows(results, profile, artifact),
         **context,
     }
 
@@ -72,8 +70,11 @@ def created() -> str:
     return moment.isoformat(timespec="seconds")
 
 
-def _after_size(rows: Sequence[Mapping[str, Any]]) -> int:
-    return next(index for index, row in enumerate(rows) if row["axis"] == "size") + 1
+def result_rows(results: Sequence[Result], profile: Profile, artifact: Artifact) -> list[dict[str, Any]]:
+    """The verdicts as the manifest has them, with the bundle's own bytes behind those of its components."""
+    rows = [result.to_json() for result in results]
+    rows.insert(next(index for index, row in enumerate(rows) if row["axis"] == "size") + 1, _bundle_row(profile, artifact))
+    return rows
 
 
 def _bundle_row(profile: Profile, artifact: Artifact) -> dict[str, Any]:

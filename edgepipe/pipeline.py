@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact, digest
-from edgepipe.errors import UsageError, nearest
+from edgepipe.checks import CHECKS
+from edgepipe.errors import ModelError, PassError, UsageError, nearest
 from edgepipe.machine import machine_facts
 from edgepipe.passes import PassSpec, passes
 from edgepipe.store import cache_root, write_atomic
@@ -83,6 +84,9 @@ def check_recipe(
         spec = known.get(step.name)
         if spec is None:
             raise UsageError(f'unknown pass "{step.name}"', where=where, fix=nearest(step.name, known))
+        for check in spec.checks:
+            if check.name not in CHECKS:
+                raise PassError(f'{step.name} asks for a check "{check.name}", which there is not', where=where, fix=nearest(check.name, CHECKS))
         options = parse(spec.options, step.options, source=partial(_option_place, file, index, step.name, places or {}))
         for earlier in names[:index]:
             if earlier in spec.before:
@@ -150,7 +154,13 @@ def _run_step(step: Step, spec: PassSpec, options: Any, before: Artifact, settin
     if kept is None or after is None:
         with setting.store.workdir() as workdir:
             job = Job(step.name, options.model_dump(mode="json"), before, workdir, setting.data, setting.splits.columns, facts, costs, setting.threads, setting.plugins)
-            done = setting.worker.ask(job, step.name)
+            try:
+                done = setting.worker.ask(job, step.name)
+            except ModelError as error:
+                if str(workdir) not in (error.where or ""):
+                    raise
+                what = f"it wrote a broken model: {error.what}"
+                raise PassError(what, where=f"pass {step.name}", fix="leave the pass out of the recipe, and tell its author") from None
             after = setting.store.put(done.value)
         kept = {"artifact": after.digest, "seconds": round(done.seconds, 3), "peak_rss_bytes": done.peak_rss_bytes, "checks": done.checks}
         setting.store.put_result(key, kept)

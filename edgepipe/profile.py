@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgepipe.errors import UsageError, nearest
 from edgepipe.resources import resource
-from edgepipe.toml import parse, read_toml
+from edgepipe.toml import located, parse, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +67,7 @@ class Reach(_Table):
 class Profile(_Table):
     """One device. Facts stand in `cpu`, `memory`, `runtime`; `sources` says where each comes from."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="also the folder's where several are built")
     title: str
     cpu: Cpu
     memory: Memory
@@ -148,7 +148,7 @@ def _resolved(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
     elif (path.parent / str(base_name)).is_file():
         base = _resolved(path.parent / str(base_name), seen_here)
     else:
-        raise UsageError(f'extends unknown profile "{base_name}"', where=str(path), fix=nearest(str(base_name), profile_names()))
+        raise UsageError(f'extends unknown profile "{base_name}"', where=located(path, ("extends",)), fix=nearest(str(base_name), profile_names()))
     sources = {f"{table}.{key}": f"{path.name} (the user's own)" for table in ("cpu", "memory", "runtime") for key in _subtable(data, table)}
     merged = _merged(base, data)
     if isinstance(data.get("sources", {}), dict):  # else validation says what is wrong with it

@@ -44,7 +44,7 @@ def make_request(
     named = resolve_path(model, here) if model else base.model
     if named is None and need_model:
         raise UsageError("no model is given", where=str(found or PROJECT_FILE), fix="name it: edgepipe compress MODEL …, or write a project file with `edgepipe init MODEL`")
-    own_model = model is not None and named != base.model
+    own_model = named is not None and (base.model is None or Path(named).resolve() != Path(base.model).resolve())
     if own_model:  # another model than the project's: its adapters and task do not go with it
         base = base.model_copy(update={"name": None, "adapters": (), "model_factory": None, "task": base.task if task is None else None})
     paths = {key: resolve_path(value, here) for key, value in (data or {}).items() if value}

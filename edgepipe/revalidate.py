@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.artifact import Artifact
-from edgepipe.build import CompressResult, Prepared, baseline_of, check_data, measured_on, prepare, recipe_for
+from edgepipe.build import CompressResult, baseline_of, check_data, measured_on, prepare, recipe_for, source_digest
 from edgepipe.bundle import read_bundle
 from edgepipe.config import Budget, with_budget
 from edgepipe.data import Splits
 from edgepipe.errors import DataError, UsageError, reading
 from edgepipe.machine import usable_cores
-from edgepipe.manifest import created
+from edgepipe.manifest import created, result_rows
 from edgepipe.pipeline import Setting
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
@@ -26,7 +23,9 @@ from edgepipe.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    from edgepipe.artifact import Artifact
     from edgepipe.progress import Progress
 
 
@@ -54,7 +53,7 @@ def revalidate(
             measured = measured_on(kept, baseline, setting, task)
             rows = judge(measured, kept, baseline, profile, task, limits)
             fresh = {
-                **manifest, "profile": profile.name, "profile_title": profile.title, "created": created(), "results": [row.to_json() for row in rows],
+                **manifest, "profile": profile.name, "profile_title": profile.title, "created": created(), "results": result_rows(rows, profile, kept),
                 "verdict": overall(rows), "exit_code": exit_code(rows, strict=strict), "budget": limits.model_dump(),
             }  # fmt: skip
             results.append(CompressResult(profile.name, fresh["verdict"], fresh["exit_code"], folder, folder / "report.html", fresh, measured.to_json()))
@@ -66,8 +65,10 @@ def _baseline(manifest: dict[str, Any], store: Store, setting: Setting, request:
     kept = store.get(manifest.get("baseline_model", {}).get("artifact", ""))
     if kept is not None:
         return kept
-    if not request.model:
-        raise UsageError("the float32 model this bundle is compared with is no longer in the store", where=str(json.dumps(manifest.get("source", {}).get("model"))),
-                         fix="run from the folder with the project's edgepipe.toml, so that it can be built again")  # fmt: skip
-    prepared: Prepared = prepare(request, with_data=False)
+    source = manifest.get("source", {})
+    prepared = prepare(request, with_data=False) if request.model else None
+    if prepared is None or source.get("sha256", source_digest(prepared.artifact)) != source_digest(prepared.artifact):
+        what = "the float32 model this bundle is compared with is no longer in the store" + (", and the project's model is another" if prepared else "")
+        fix = "run from the folder with the edgepipe.toml it was built with, so that it can be built again"
+        raise UsageError(what, where=f'source model "{source.get("model")}"', fix=fix)
     return baseline_of(recipe_for(prepared, setting.profile), store.put(prepared.artifact), setting)

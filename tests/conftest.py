@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from edgepipe.config import Data, Task
 from edgepipe.intake import find_source, make_artifact
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 USER_CACHE = cache_root()  # read before any fixture runs
 GOLDEN = Path(__file__).parent / "golden"
+
+# The same examples each time, and no clocks: a busy machine fails no test. `--hypothesis-profile=search` looks further.
+settings.register_profile("edgepipe", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("edgepipe")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-WORDS = (
+WORDS = (  # noqa: SIM905
     "the a film movie plot acting is was very good great fine bad dull poor awful slow funny sharp warm cold and but "
     "not never this that it with without story scene cast director of in on at long short"
 ).split()
@@ -70,9 +70,7 @@ def write_adapter(base: Path, folder: Path, *, seed: int = 1, architecture: str 
     model = get_peft_model(getattr(transformers, architecture).from_pretrained(base), LoraConfig(**settings))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_" in name or (parameter.requires_grad and "modules_to_save" in name):
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-            elif parameter.requires_grad:  # trained biases
+            if "lora_" in name or parameter.requires_grad:  # whole modules and trained biases too
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(folder)
     return folder
@@ -143,7 +141,8 @@ def write_vision_model(folder: Path, architecture: str, *, seed: int = 0, **chan
     family = architecture.split("For")[0]
     labels = {"num_labels": 3, "id2label": {0: "cat", 1: "dog", 2: "fox"}, "label2id": {"cat": 0, "dog": 1, "fox": 2}}
     write_model(folder, getattr(transformers, architecture)(getattr(transformers, f"{family}Config")(**{**labels, **sizes[family], **changes})), seed=seed)
-    settings = {"do_resize": True, "size": {"height": 32, "width": 32}, "do_rescale": True, "do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    normalised = {"do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    settings = {"do_resize": True, "size": {"height": 32, "width": 32}, "do_rescale": True, **normalised}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return folder
 

@@ -69,3 +69,21 @@ def write_external(folder: Path, location: str = "weights.bin") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save_model(bag_of_words(), folder / "model.onnx", save_as_external_data=True, location=location, size_threshold=0)
     return folder / "model.onnx"
+
+
+def word_tagger(labels: int = 3) -> Any:
+    """input_ids, attention_mask [batch, sequence] → logits [batch, sequence, labels]: each word's vector times a matrix."""
+    rng = np.random.default_rng(0)
+    weights = {"embedding": rng.standard_normal((VOCABULARY, HIDDEN)).astype(np.float32), "tag": rng.standard_normal((HIDDEN, labels)).astype(np.float32)}
+    nodes = [helper.make_node("Gather", ["embedding", "input_ids"], ["words"]), helper.make_node("MatMul", ["words", "tag"], ["logits"])]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in ("input_ids", "attention_mask")]
+    return make_model(nodes, inputs, [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", labels])], weights)
+
+
+def sentence_embedder() -> Any:
+    """`bag_of_words` without its last two nodes: sentence_embedding [batch, hidden] is the mean of word vectors."""
+    model = bag_of_words()
+    del model.graph.node[-2:]
+    model.graph.node[-1].output[0] = "sentence_embedding"
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", HIDDEN]))
+    return model

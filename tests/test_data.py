@@ -64,6 +64,10 @@ def test_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, name: st
     assert read(path) == [{"text": "good", "label": "yes"}]
 
 
+def test_document_of_any_length_fits_in_a_field(tmp_path: Path) -> None:
+    assert len(read(write(tmp_path, f"text,label\n{'word ' * 100_000},yes\n"))[0]["text"]) == 500_000
+
+
 def test_parquet_is_read(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet

@@ -20,14 +20,17 @@ FIGURES: dict[str, tuple[str, str, float, float | None]] = {
 }  # fmt: skip
 
 
-def result(metric: str, **changes: Any) -> dict[str, Any]:
+def result(metric: str, *, noise: float = 0.005, **changes: Any) -> dict[str, Any]:
+    """A row of a manifest; medians have an interval of a share of `noise` around them."""
     axis, better, value, baseline = FIGURES[metric]
     row = {"axis": axis, "metric": metric, "better": better, "value": value, "baseline": baseline, "conditions": {"batch": 1, "length": "task"}, "verdict": "held"}
-    return {**row, **changes}
+    row |= changes
+    row["interval"] = [row["value"] * (1 - noise), row["value"] * (1 + noise)] if metric == "median" else None
+    return row
 
 
 def manifest(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {"profile": "rpi4", "verdict": "held", "machine": {"flags": ["avx2"]}, "results": list(rows), **changes}
+    return {"profile": "rpi4", "verdict": "held", "source": {"model": "m"}, "machine": {"flags": ["avx2"]}, "results": list(rows), **changes}
 
 
 def outcome(metric: str, value: float, **changes: Any) -> str:
@@ -51,11 +54,22 @@ def test_build_is_the_same_as_itself(metric: str) -> None:
     ("metric", "worse", "same", "better"),
     [
         ("accuracy", 89.4, 89.6, 90.6), ("accuracy drop", 1.6, 1.4, 0.4), ("component bytes", 1011, 1009, 980), ("median", 11.1, 10.9, 8.9),
-        ("throughput", 89, 91, 111), ("peak of a fresh process", 1.11e8, 1.09e8, 0.8e8), ("cosine to a plain session", 0.9988, 0.9990, 1.1),
+        ("peak of a fresh process", 1.11e8, 1.09e8, 0.8e8), ("cosine to a plain session", 0.9988, 0.9990, 1.1),
     ],
 )  # fmt: skip
 def test_figure_is_worse_or_better_beyond_its_axis_tolerance(metric: str, worse: float, same: float, better: float) -> None:
     assert [outcome(metric, value) for value in (worse, same, better)] == ["worse", "same", "better"]
+
+
+@pytest.mark.parametrize(("noise", "found"), [(0.01, "worse"), (0.2, "same")])
+def test_times_whose_intervals_overlap_are_the_same(noise: float, found: str) -> None:
+    before, after = (manifest(result("median", value=value, noise=noise)) for value in (10.0, 12.0))
+
+    assert compare(before, after, TOLERANCES)[0]["outcome"] == found
+
+
+def test_times_without_an_interval_are_no_regression() -> None:
+    assert outcome("throughput", 10) == "same"
 
 
 def test_operator_without_a_kernel_is_always_worse() -> None:
@@ -79,7 +93,7 @@ def test_times_and_memory_of_another_cpu_are_not_comparable(metric: str, compara
 def test_same_figure_under_other_conditions_is_another_figure() -> None:
     fixed = result("median", value=50.0, conditions={"batch": 1, "length": "128"})
 
-    rows = compare(manifest(result("median"), fixed), manifest({**fixed, "value": 100.0}, result("median")), TOLERANCES)
+    rows = compare(manifest(result("median"), fixed), manifest(result("median", value=100.0, conditions=fixed["conditions"]), result("median")), TOLERANCES)
 
     assert [(row["old"], row["outcome"]) for row in rows] == [(50.0, "worse"), (10.0, "same")]
 
@@ -157,7 +171,7 @@ def test_builds_for_different_profiles_are_not_compared(tmp_path: Path, capsys: 
     assert "rpi4 and rpi5" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("data", [{}, [], {"results": None}, {"name": "web app"}])
+@pytest.mark.parametrize("data", [{}, [], {"results": None}, {"results": []}, {"name": "web app"}])
 def test_file_that_is_no_manifest_is_a_model_error(tmp_path: Path, data: object) -> None:
     path = write(tmp_path / "x.json", data)
 

@@ -109,6 +109,14 @@ def test_header_of_another_shape_is_corrupt(tmp_path: Path, header: object) -> N
         safetensors_header(header_of(tmp_path / "x.safetensors", header))
 
 
+@pytest.mark.parametrize("offsets", [[8, 4], [0, 65], [64, 72]])
+def test_tensor_outside_its_file_is_refused_by_name(tmp_path: Path, offsets: list[int]) -> None:
+    path = header_of(tmp_path / "x.safetensors", {"new": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": offsets}})
+
+    with pytest.raises(ModelError, match='"new" does not fit'):
+        safetensors_header(path)
+
+
 def test_deeply_nested_header_is_corrupt(tmp_path: Path) -> None:
     text = b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
     (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)

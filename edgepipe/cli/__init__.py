@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -31,7 +32,17 @@ COMMANDS = {
 }
 
 
+class _ReaderGoneError(Exception):
+    """Who read our output has closed it (`edgepipe … | head`); click would end the program with 1."""
+
+
 class LazyGroup(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderGoneError from None
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -87,9 +98,10 @@ def run(args: list[str]) -> int:
         return _fail(UsageError(error.format_message(), where=where, fix=f"{where or 'edgepipe'} --help lists what there is"), as_json)
     except (KeyboardInterrupt, click.Abort):
         return _fail(Interrupted("interrupted; what was finished is kept, the next run goes on from there"), as_json)
-    except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # the reader of our output is gone: nobody to tell
-            return 0
+    except _ReaderGoneError:  # nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit:
         return _fail(PassError("a plugin ended the program with sys.exit()", fix="raise an error instead"), as_json)
     except MemoryError:
         return _fail(ResourceError("memory ran out", fix="use a machine with more memory, or a smaller model"), as_json)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from edgepipe.cli.console import progress
 from edgepipe.cli.options import build_options, json_option, junit_option, output_options, request_of, strict_option
+from edgepipe.cli.outcome import show_outcome
 
 
 @click.command("compress")
@@ -39,21 +38,4 @@ def command(
         return show_plans(request, whole=True, as_json=as_json, quiet=quiet)
     with progress(quiet=quiet or as_json, verbose=verbose) as display:
         results = compress(request, display)
-    manifests = [result.manifest for result in results]
-    if junit:
-        write_junit(Path(junit), manifests, strict=strict)
-    if as_json:
-        click.echo(json.dumps(manifests[0] if len(manifests) == 1 else manifests, ensure_ascii=False))
-    elif not quiet:
-        from edgepipe.report.terminal import print_result
-
-        for result in results:
-            print_result(result.manifest, bundle=result.bundle, report=result.report)
-    return min((result.exit_code for result in results if result.exit_code), default=0)
-
-
-def write_junit(path: Path, manifests: list[dict[str, Any]], *, strict: bool) -> None:
-    from edgepipe.report.junit import junit_xml
-    from edgepipe.store import write_atomic
-
-    write_atomic(path.absolute(), junit_xml(manifests, strict=strict).encode())
+    return show_outcome(results, junit=junit, strict=strict, as_json=as_json, quiet=quiet, report=True)

@@ -26,13 +26,13 @@ TOLERANCES = {"accuracy": 0.5, "size": 0.01, "latency": 0.10, "memory": 0.10, "p
 def command(old: str, new: str, tolerances: tuple[str, ...], as_json: bool) -> int:
     """Compare NEW with OLD: two bundles, or two manifest.json files (this build's and the last release's).
 
-    Latency and memory are compared only when both were taken on the same kind of CPU, as ratios to their float32
-    baseline, so that two machines' clocks do not matter.
+    Latency and memory are compared only when both were taken on the same kind of CPU; latency as a ratio to its float32
+    baseline, so that two machines' clocks do not matter, and only where the intervals do not overlap.
     """
-    from edgepipe.cli.report import read_json
+    from edgepipe.cli.report import read_manifest
 
     allowed = {**TOLERANCES, **_parsed(tolerances)}
-    before, after = (read_json(path if path.is_file() else path / "manifest.json") for path in (Path(old), Path(new)))
+    before, after = read_manifest(Path(old)), read_manifest(Path(new))
     for path, manifest in ((old, before), (new, after)):
         if not isinstance(manifest.get("results"), list):
             raise ModelError("the file is no manifest", where=path, fix="name a bundle, or its manifest.json")
@@ -67,6 +67,8 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], allowed: Mappin
             limit = allowed[row["axis"]] * (1.0 if row["axis"] in ("accuracy", "parity") else abs(a) or 1.0)
             outcome = "worse" if worse > limit + 1e-12 else "better" if -worse > limit else "same"
             note = f"ratio to float32 {a:.3f} → {b:.3f}" if timed else ""
+            if timed and outcome != "same" and not _apart(old, row):
+                outcome, note = "same", f"{note}, within the noise"
         rows.append({"axis": row["axis"], "metric": row["metric"] + _length(row), "old": old["value"], "new": row["value"], "outcome": outcome, "note": note})
     lost = {_key(row) for row in before["results"]} - {_key(row) for row in after["results"]}
     rows += [{"axis": key[0], "metric": key[1], "old": old_rows[key]["value"], "new": None, "outcome": "not comparable", "note": "no longer measured"} for key in sorted(lost)]
@@ -88,6 +90,14 @@ def _length(row: Mapping[str, Any]) -> str:
 
 def _ratio(row: Mapping[str, Any]) -> float | None:
     return row["value"] / row["baseline"] if row["baseline"] else None
+
+
+def _apart(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two timings differ by more than noise: their intervals, as ratios to float32, do not overlap."""
+    if not old["interval"] or not new["interval"]:
+        return False
+    (low, high), (new_low, new_high) = ([bound / row["baseline"] for bound in row["interval"]] for row in (old, new))
+    return bool(new_low > high or new_high < low)
 
 
 def _code(rows: list[dict[str, Any]]) -> int:

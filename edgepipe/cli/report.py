@@ -23,12 +23,12 @@ def command(bundles: tuple[str, ...], out: str | None, junit: str | None, as_jso
     from edgepipe.report.terminal import print_result
     from edgepipe.store import write_atomic
 
-    manifests = [read_json(Path(bundle) / "manifest.json") for bundle in bundles]
+    manifests = [read_manifest(Path(bundle)) for bundle in bundles]
     if out:
         measurements = [read_json(Path(bundle) / "measurements.json") for bundle in bundles]
         write_atomic(Path(out).absolute(), render_html(manifests, measurements).encode())
     if junit:
-        from edgepipe.cli.compress import write_junit
+        from edgepipe.cli.outcome import write_junit
 
         write_junit(Path(junit), manifests, strict=False)
     if as_json:
@@ -38,6 +38,15 @@ def command(bundles: tuple[str, ...], out: str | None, junit: str | None, as_jso
         print_result(manifest, bundle=Path(bundle), report=Path(out) if out else Path(bundle) / "report.html")
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a bundle folder, or that file itself."""
+    file = path if path.is_file() else path / "manifest.json"
+    manifest = read_json(file)
+    if not isinstance(manifest.get("results"), list) or not {"profile", "verdict", "source"} <= set(manifest):
+        raise ModelError("that is no manifest of edgepipe", where=str(file), fix="name the folder `edgepipe compress` wrote")
+    return manifest
+
+
 def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -45,4 +54,4 @@ def read_json(path: Path) -> dict[str, Any]:
             return data
     except (OSError, ValueError):
         pass
-    raise ModelError("no manifest can be read there", where=str(path), fix="name the folder `edgepipe compress` wrote")
+    raise ModelError("no bundle can be read there", where=str(path), fix="name the folder `edgepipe compress` wrote")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from edgepipe.cli.console import progress
 from edgepipe.cli.options import json_option, junit_option, output_options, project_option, strict_option
+from edgepipe.cli.outcome import show_outcome
 
 
 @click.command("validate")
@@ -30,16 +30,4 @@ def command(
 
     with progress(quiet=quiet or as_json, verbose=verbose) as display:
         results = revalidate(Path(bundle), profiles, test=data, budget=budget, project=project, strict=strict, progress=display)
-    manifests = [result.manifest for result in results]
-    if junit:
-        from edgepipe.cli.compress import write_junit
-
-        write_junit(Path(junit), manifests, strict=strict)
-    if as_json:
-        click.echo(json.dumps(manifests[0] if len(manifests) == 1 else manifests, ensure_ascii=False))
-    elif not quiet:
-        from edgepipe.report.terminal import print_result
-
-        for result in results:
-            print_result(result.manifest, bundle=result.bundle)
-    return min((result.exit_code for result in results if result.exit_code), default=0)
+    return show_outcome(results, junit=junit, strict=strict, as_json=as_json, quiet=quiet, report=False)

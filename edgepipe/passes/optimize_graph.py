@@ -108,10 +108,12 @@ def fold(source: Path, target: Path) -> None:
 def _basic_level(source: Path, target: Path, disabled: tuple[str, ...]) -> None:
     import onnxruntime
 
+    from edgepipe.weights import external_files, load_onnx
+
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 3
-    if source.stat().st_size + sum(p.stat().st_size for p in source.parent.glob("*.data")) > 2_000_000_000:
+    if external_files(load_onnx(source)):  # the runtime would refer to them where they lie now
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "model.onnx.data")
     onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled))

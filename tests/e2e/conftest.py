@@ -76,8 +76,11 @@ def bundled(built: Project, tmp_path: Path) -> Project:
 @pytest.fixture
 def onnx_project(e2e_cache: Path, tmp_path: Path) -> Project:
     """A project whose model is ONNX already: its builds take no torch and little time."""
-    folder = tmp_path / "onnx-project"
+    return Project(write_onnx_project(tmp_path / "onnx-project"), e2e_cache)
+
+
+def write_onnx_project(folder: Path) -> Path:
     write_onnx_classifier(folder / "onnx")
     write_csv(folder / "samples.csv", sentences(200))
     (folder / "edgepipe.toml").write_text(ONNX_PROJECT)
-    return Project(folder, e2e_cache)
+    return folder

@@ -157,10 +157,17 @@ def test_damaged_weights_are_named(name: str, damage: bytes | None, copy: Path) 
     assert name in refused(copy)
 
 
-def test_nan_in_the_weights_names_the_tensor(copy: Path) -> None:
-    change_weights(copy, lambda state: {name: value / 0 if name == "bert.pooler.dense.weight" else value for name, value in state.items()})
+@pytest.mark.parametrize("pickled", [False, True])
+def test_nan_in_the_weights_names_the_tensor(pickled: bool, copy: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
 
-    assert "bert.pooler.dense.weight" in refused(copy)
+    change_weights(copy, lambda state: {name: value / 0 if name == "bert.pooler.dense.weight" else value for name, value in state.items()})
+    if pickled:
+        torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+        (copy / "model.safetensors").unlink()
+
+    assert 'tensor "bert.pooler.dense.weight" holds NaN' in refused(copy)
 
 
 def test_quantized_checkpoint_is_refused(copy: Path) -> None:

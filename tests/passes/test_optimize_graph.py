@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -145,6 +146,46 @@ def test_vision_transformer_stays_equal(vit: Path, tmp_path: Path) -> None:
     assert len(operators(after)) < len(operators(before))
     for batch in (1, 5):
         np.testing.assert_allclose(outputs(after, image_feeds(batch)), outputs(before, image_feeds(batch), optimise=False), atol=1e-5)
+
+
+def beside(artifact: Artifact, folder: Path) -> Artifact:
+    """The same model with its weights in a file beside the graph."""
+    import onnx
+
+    from edgepipe.weights import onnx_component
+
+    folder.mkdir()
+    model = onnx.load(artifact.model.main_file)
+    onnx.save_model(model, folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=256)
+    return artifact.with_component("model", onnx_component(folder))
+
+
+def test_weights_beside_the_graph_of_a_transformer_come_along(exported: Artifact, tmp_path: Path) -> None:
+    before = beside(exported, tmp_path / "beside")
+    assert len(before.model.files) == 2
+
+    after = run_pass("optimize-graph", before, tmp_path)
+
+    assert_same_numbers(before, after)
+    assert_same_numbers(before, moved(after, tmp_path / "elsewhere"))
+
+
+def test_weights_beside_the_graph_of_a_convolutional_model_come_along(resnet: Path, tmp_path: Path) -> None:
+    before = beside(run_pass("export-onnx", artifact_of(resnet, "image-classification"), tmp_path), tmp_path / "beside")
+
+    after = moved(run_pass("optimize-graph", before, tmp_path), tmp_path / "elsewhere")
+
+    np.testing.assert_allclose(outputs(after, image_feeds()), outputs(before, image_feeds()), atol=1e-5)
+
+
+def moved(artifact: Artifact, folder: Path) -> Artifact:
+    """The artifact's own files alone, in another place."""
+    from edgepipe.weights import onnx_component
+
+    folder.mkdir()
+    for ref in artifact.model.files:
+        shutil.copy(ref.location, folder / ref.path)
+    return artifact.with_component("model", onnx_component(folder))
 
 
 def test_pruned_model_with_unlike_layers_is_fused_and_stays_equal(reviews: Data, tmp_path: Path) -> None:

@@ -206,6 +206,20 @@ def test_pruned_and_optimised_model_is_quantized(reviews: Data, tmp_path: Path) 
     assert close(exported, after, text_feeds(after, 3, 16, padded=True), 0.15)
 
 
+def test_weights_beside_the_graph_are_quantized(optimised: Artifact, tmp_path: Path) -> None:
+    import onnx
+
+    (tmp_path / "beside").mkdir()
+    onnx.save_model(onnx.load(optimised.model.main_file), tmp_path / "beside" / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=256)
+    before = optimised.with_component("model", onnx_component(tmp_path / "beside"))
+    assert len(before.model.files) == 2
+
+    after = run_pass("quantize-dynamic", before, tmp_path)
+
+    assert large_floats(after) == []
+    assert close(before, after, text_feeds(after), 0.1)
+
+
 def test_session_settings_of_the_optimiser_travel_on(exported: Artifact, tmp_path: Path) -> None:
     optimised = run_pass("optimize-graph", exported, tmp_path, fusions={"SkipLayerNormalization": False})
 

@@ -1,0 +1,85 @@
+"""The local runner: an agent in a process of its own, whose failures are told as such."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgepipe.artifact import Artifact
+from edgepipe.driver import driver_module
+from edgepipe.errors import DeviceError
+from edgepipe.profile import host_profile, load_profile
+from edgepipe.runners import runner_for
+from edgepipe.store import Store
+
+
+@pytest.fixture(scope="module")
+def folder(onnx_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runner_for(host_profile()).push(Store(tmp_path_factory.mktemp("store")).put(onnx_artifact))
+
+
+@pytest.fixture
+def model(folder: Path) -> Any:
+    opened = runner_for(host_profile()).open(folder, threads=1)
+    yield opened
+    opened.close()
+
+
+def test_agent_predicts_what_the_driver_does(model: Any, folder: Path) -> None:
+    samples = [{"text": "a good film", "label": "positive"}, {"text": "böse 👎"}]
+
+    found = model.predict(samples)
+
+    driver = driver_module().Driver(str(folder))
+    for sample, prediction in zip(samples, found, strict=True):
+        np.testing.assert_array_equal(prediction.outputs[0]["logits"], driver.predict(sample)[0]["logits"])
+        assert 0 < prediction.model_ns <= prediction.total_ns
+
+
+def test_batch_is_padded_to_the_length_asked_for(model: Any) -> None:
+    samples = [{"text": "good"}, {"text": "a very bad film"}]
+
+    np.testing.assert_allclose(model.batch(samples, 32)["logits"], model.batch(samples)["logits"], atol=1e-5)
+
+
+def test_repeat_gives_a_time_for_each_run(model: Any) -> None:
+    feeds = {name: np.ones((2, 8), np.int64) for name in ("input_ids", "attention_mask")}
+
+    times = model.repeat(feeds, 5)
+
+    assert len(times) == 5
+    assert min(times) > 0
+
+
+def test_usage_is_of_the_agents_process(model: Any) -> None:
+    peak, seconds = model.usage()
+
+    assert peak > 20_000_000
+    assert seconds > 0
+
+
+def test_input_that_does_not_fit_is_a_device_error_and_the_agent_lives(model: Any) -> None:
+    with pytest.raises(DeviceError, match="could not predict"):
+        model.predict([{"tokens": ["no", "text"]}])
+
+    assert len(model.predict([{"text": "good"}])) == 1
+
+
+def test_folder_that_holds_no_artifact_is_a_device_error(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="could not open"):
+        runner_for(host_profile()).open(tmp_path, threads=1)
+
+
+def test_agent_that_dies_is_a_device_error(model: Any) -> None:
+    model._process.kill()
+    model._process.wait()
+
+    with pytest.raises(DeviceError, match="the agent died"):
+        model.predict([{"text": "good"}])
+
+
+def test_this_machine_stands_in_where_no_runner_reaches_the_device() -> None:
+    assert runner_for(load_profile("rpi4")).name == "local"
