@@ -186,7 +186,7 @@ def told_of(job: Job, what: str) -> Iterator[None]:
         yield
     except (EdgepipeError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if out_of_memory(error):
             raise MemoryError from error
         traceback.print_exc()
@@ -206,7 +206,7 @@ def check_result(spec: PassSpec, before: Artifact, after: Any) -> None:
         raise PassError("it changed nothing", where=where, fix="leave it out of the recipe, or change its options")
 
 
-def out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return any(sign in text for sign in ("can't allocate memory", "cannot allocate memory", "bad_alloc", "failed to allocate memory"))
 

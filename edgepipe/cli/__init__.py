@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgepipe.errors import EdgepipeError, Interrupted, PassError, ResourceError, UsageError
+from edgepipe.errors import EdgepipeError, Interrupted, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,8 +101,8 @@ def run(args: list[str]) -> int:
     except _ReaderGoneError:  # nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except SystemExit:
-        return _fail(PassError("a plugin ended the program with sys.exit()", fix="raise an error instead"), as_json)
+    except SystemExit:  # so rich ends when the reader of its table is gone
+        return 0
     except MemoryError:
         return _fail(ResourceError("memory ran out", fix="use a machine with more memory, or a smaller model"), as_json)
     except EdgepipeError as error:

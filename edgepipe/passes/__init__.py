@@ -107,7 +107,7 @@ def passes() -> dict[str, PassSpec]:
         if point.name not in _REGISTRY:
             try:
                 point.load()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise PassError(f'the installed pass "{point.name}" does not load: {type(error).__name__}: {error}', where=point.value,
                                 fix="mend or uninstall its package") from error  # fmt: skip
     return dict(_REGISTRY)
@@ -135,6 +135,6 @@ def load_plugin(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PassError(f"the plugin does not load: {type(error).__name__}: {error}", where=str(path), fix="run it by itself to see the traceback") from error
     return module
