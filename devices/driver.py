@@ -121,6 +121,9 @@ def _target_size(current, size):
     if "shortest_edge" in size:  # the longer edge is rounded down, as transformers does
         wanted, shorter = size["shortest_edge"], min(width, height)
         return int(wanted * width / shorter), int(wanted * height / shorter)
+    if "longest_edge" in size:
+        scale = size["longest_edge"] / max(width, height)
+        return int(width * scale), int(height * scale)
     return size["width"], size["height"]
 
 

@@ -90,9 +90,11 @@ def write_bundle(artifact: Artifact, out: Path, texts: Mapping[str, str], *, bro
         raise
     if not broken and _is_bundle(rejected_of(out)):  # an older rejection no longer tells of this build
         shutil.rmtree(rejected_of(out), ignore_errors=True)
-    if archive:
-        with disk_errors(target):
+    with disk_errors(target):
+        if archive:
             write_archive(target)
+        elif not broken:  # one of an earlier build would no longer be this bundle's
+            archive_of(target).unlink(missing_ok=True)
     return target
 
 
@@ -144,9 +146,13 @@ def _exchanged(one: Path, other: Path) -> bool:
         return False
 
 
+def archive_of(bundle: Path) -> Path:
+    return bundle.with_name(bundle.name + ".tar.gz")
+
+
 def write_archive(bundle: Path) -> Path:
     """`BUNDLE.tar.gz`, the same bytes for the same files: sorted, no times, no owners."""
-    target = bundle.with_name(bundle.name + ".tar.gz")
+    target = archive_of(bundle)
     part = target.with_name(f".{target.name}.part")
 
     def plain(info: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -108,7 +108,6 @@ class Step(_Table):
     name: str = Field(alias="pass")
     options: dict[str, Any] = Field(default_factory=dict)
     reason: str = Field(default="the recipe says so", description="why the pass is here; shown in plan, manifest and report")
-    on: str = Field(default="model", description="role of the component the pass works on")
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -195,8 +194,6 @@ def dump_recipe(recipe: Recipe) -> str:
     lines = ["left_out = [", *(f"  {toml_value(text)}," for text in recipe.left_out), "]\n"] if recipe.left_out else []
     for step in recipe.steps:
         lines += ["[[step]]", f"pass = {toml_value(step.name)}", f"reason = {toml_value(step.reason)}"]
-        if step.on != "model":
-            lines.append(f"on = {toml_value(step.on)}")
         if step.options:
             lines.append("[step.options]")
             lines += [f"{_toml_key(key)} = {toml_value(value)}" for key, value in step.options.items()]

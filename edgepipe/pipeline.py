@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact, digest
+from edgepipe.data import PROBE_SPLITS
 from edgepipe.checks import CHECKS
 from edgepipe.errors import ModelError, PassError, UsageError, nearest
 from edgepipe.machine import machine_facts
@@ -168,7 +169,7 @@ def _run_step(step: Step, spec: PassSpec, options: Any, before: Artifact, settin
     else:
         cached = True
     run = PassRun(
-        step.name, step.on, options.model_dump(mode="json"), step.reason, kept["seconds"], kept["peak_rss_bytes"],
+        step.name, next(iter(spec.gives)), options.model_dump(mode="json"), step.reason, kept["seconds"], kept["peak_rss_bytes"],
         before.model.size_bytes, after.model.size_bytes, cached, kept["checks"], after.digest, after.model.parameters,
     )  # fmt: skip
     if not (cached and label):  # the baseline is mostly the recipe's own first steps, told of already
@@ -186,6 +187,7 @@ def cache_key(spec: PassSpec, options: Any, before: Artifact, setting: Setting, 
             "shared": shared_digest(),
             "options": options.model_dump(mode="json"),
             "data": {split: setting.splits.digest(split) for split in spec.data},
+            "probes": next((setting.splits.digest(split) for split in PROBE_SPLITS if setting.splits.has(split)), None),
             "facts": dict(facts),
             "costs": dict(costs),
             "threads": setting.threads,

@@ -120,12 +120,12 @@ class WorkerContext:
         return feeds_of(artifact, samples)
 
     def probes(self, artifact: Artifact) -> list[Feeds]:
+        from edgepipe.data import PROBE_SPLITS
         from edgepipe.probes import probe_feeds
 
         key = artifact.digest
         if key not in self._probes:
-            splits: tuple[Split, ...] = ("calibration", "dev", "train")
-            samples = next((self._splits(split) for split in splits if self._splits.has(split)), [])
+            samples = next((self._splits(split) for split in PROBE_SPLITS if self._splits.has(split)), [])
             self._probes[key] = probe_feeds(artifact, samples)
         return self._probes[key]
 

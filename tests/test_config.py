@@ -19,7 +19,7 @@ SCALARS = st.one_of(st.booleans(), st.integers(-(10**15), 10**15), st.floats(all
 OPTIONS = st.dictionaries(
     TEXT.filter(bool), st.recursive(SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)), max_leaves=6), max_size=3
 )
-STEPS = st.fixed_dictionaries({"pass": TEXT, "reason": TEXT, "options": OPTIONS, "on": st.sampled_from(["model", "detector", 'a "b"'])})
+STEPS = st.fixed_dictionaries({"pass": TEXT, "reason": TEXT, "options": OPTIONS})
 
 
 def write(folder: Path, text: str, name: str = "edgepipe.toml") -> Path:

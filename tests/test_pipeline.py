@@ -189,12 +189,17 @@ def test_everything_that_decides_a_result_changes_its_key(onnx_artifact: Artifac
     assert key() == keys["nothing"]
 
 
-def test_data_that_a_pass_does_not_use_is_no_part_of_its_key(onnx_artifact: Artifact, setting: Setting, tmp_path: Path) -> None:
-    other = Data(calibration=str(write_csv(tmp_path / "other.csv", sentences(21))))
+def test_data_that_neither_pass_nor_checks_use_is_no_part_of_its_key(onnx_artifact: Artifact, setting: Setting, tmp_path: Path) -> None:
+    calibration, extra = setting.splits.config.calibration, str(write_csv(tmp_path / "other.csv", sentences(21)))
+    splits = {
+        "same": setting.splits,
+        "with dev": Splits(Data(calibration=calibration, dev=extra), setting.splits.columns),
+        "other calibration": Splits(Data(calibration=extra), setting.splits.columns),  # what the checks compare on
+    }
 
-    keys = {cache_key(SET_LABEL, Label(), onnx_artifact, one, {}, {}) for one in (setting, replace(setting, splits=Splits(other, ("text",))))}
+    keys = {name: cache_key(SET_LABEL, Label(), onnx_artifact, replace(setting, splits=one), {}, {}) for name, one in splits.items()}
 
-    assert len(keys) == 1
+    assert keys["with dev"] == keys["same"] != keys["other calibration"]
 
 
 def test_where_the_model_lies_is_no_part_of_the_key(onnx_artifact: Artifact, setting: Setting) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class TaskSpec:
     """One task.
 
-    `columns` are what a row of data must have (`label?`: when there is one); `score(outputs, reference, sample,
+    `columns` are what a row of data must have; `score(outputs, reference, sample,
     driver_labels)` gives the counts of one sample, an array [k]; `metric(counts [n, k])` makes points of them, from
     0 to 100. `reference` is the uncompressed model's outputs for the same sample.
     """

@@ -24,7 +24,7 @@ CLASS_OUTPUTS = ("logits", "prob", "softmax", "scores")
 
 
 def make(config: Task) -> TaskSpec:
-    return TaskSpec(config.name, "agreement", ("text", "label?"), partial(score, config.compare), mean_points, labelled=False)
+    return TaskSpec(config.name, "agreement", ("text",), partial(score, config.compare), mean_points, labelled=False)
 
 
 def score(compare: str, outputs: Outputs, reference: Outputs, sample: Mapping[str, Any], labels: Sequence[str]) -> Sequence[float]:

@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import time
+import zlib
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from tests.e2e.command import COMMAND, Project, copy, leftovers, listing, manifest_of
+from tests.models import sentences, write_csv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +29,21 @@ def cold(small_source: Path, built: Project, tmp_path: Path) -> Project:
     """The small project with a cache that holds only the measured fusions, which would differ if measured again."""
     shutil.copytree(built.cache / "devices", tmp_path / "cache" / "devices")
     return Project(copy(small_source, tmp_path / "project"), tmp_path / "cache")
+
+
+@pytest.fixture
+def warm(small: Project, request: pytest.FixtureRequest) -> Project:
+    """The small project with test data of its own: its passes are in the cache, its figures are not."""
+    write_csv(small.folder / "judge.csv", sentences(80, seed=zlib.crc32(request.node.name.encode())))
+    small.toml().write_text(small.toml().read_text().replace("[budget]", 'test = "judge.csv"\n\n[budget]'))
+    return small
+
+
+@pytest.fixture(params=["in a pass", "in validation"])
+def interrupted(request: pytest.FixtureRequest) -> tuple[Project, str]:
+    """A project, and the line of its progress after which something happens to its build."""
+    project, line = ("cold", MOMENTS[0]) if request.param == "in a pass" else ("warm", "validate: on host")
+    return request.getfixturevalue(project), line
 
 
 def start(project: Project, *, until: str) -> subprocess.Popen[str]:
@@ -65,24 +82,28 @@ def test_build_killed_at_any_moment_goes_on_to_the_same_artifact(cold: Project, 
     assert process.returncode == -signal.SIGKILL
     assert not (cold.folder / "build").exists()
     cold.passes("compress", "--profile", "host", "--quiet")
-    assert manifest_of(cold.folder / "build")["artifact"] == manifest_of(built.folder / "build")["artifact"]
+    resumed = manifest_of(cold.folder / "build")
+    assert resumed["artifact"] == manifest_of(built.folder / "build")["artifact"]
+    assert resumed["passes"][0]["cached"] == (moment != MOMENTS[0])  # what was finished is not done again
     assert leftovers(cold.cache) == []
     assert not [path.name for path in cold.folder.iterdir() if path.name.startswith(".")]
 
 
-def test_finished_passes_of_a_killed_build_are_not_run_again(cold: Project) -> None:
-    process = start(cold, until="optimize-graph: constants")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+def test_bundle_that_a_killed_build_left_half_written_is_swept_up(small: Project) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    half = small.folder / f".build-{ended.pid}-abc"
+    half.mkdir()
+    (half / "model.onnx").write_bytes(b"half")
 
-    cold.passes("compress", "--profile", "host", "--quiet")
+    small.passes("compress", "--profile", "host", "--quiet")
 
-    assert {step["name"]: step["cached"] for step in manifest_of(cold.folder / "build")["passes"]}["merge-lora"] is True
+    assert not half.exists()
 
 
-@pytest.mark.parametrize("moment", ["merge-lora: 1 adapter", "validate: on host"])
-def test_children_die_with_a_killed_parent(cold: Project, moment: str) -> None:
-    process = start(cold, until=moment)
+def test_children_die_with_a_killed_parent(interrupted: tuple[Project, str]) -> None:
+    project, moment = interrupted
+    process = start(project, until=moment)
     time.sleep(0.3)  # the child of that stage is being started
     children = family(process)
 
@@ -93,11 +114,11 @@ def test_children_die_with_a_killed_parent(cold: Project, moment: str) -> None:
     assert gone_within(children, 10)
 
 
-@pytest.mark.parametrize("moment", ["merge-lora: 1 adapter", "validate: on host"])
 @pytest.mark.parametrize("whole_group", [True, False], ids=["terminal", "parent-only"])
-def test_interrupt_ends_with_130_and_one_message(cold: Project, moment: str, whole_group: bool) -> None:
-    before = listing(cold.folder)
-    process = start(cold, until=moment)
+def test_interrupt_ends_with_130_and_one_message(interrupted: tuple[Project, str], whole_group: bool) -> None:
+    project, moment = interrupted
+    before = listing(project.folder)
+    process = start(project, until=moment)
     children = family(process)
 
     if whole_group:
@@ -109,8 +130,8 @@ def test_interrupt_ends_with_130_and_one_message(cold: Project, moment: str, who
     assert process.returncode == 130
     assert errors.count("error: ") == 1 and "interrupted" in errors and "Traceback" not in errors
     assert out == ""
-    assert listing(cold.folder) == before
-    assert leftovers(cold.cache) == []
+    assert listing(project.folder) == before
+    assert leftovers(project.cache) == []
     assert gone_within(children, 10)
 
 
@@ -129,7 +150,7 @@ def test_terminated_build_leaves_nothing_running(cold: Project) -> None:
 
 def test_two_builds_at_once_in_one_cache_both_succeed(cold: Project, built: Project) -> None:
     other = Project(copy(cold.folder, cold.folder.parent / "other"), cold.cache)
-    running = [subprocess.Popen([*COMMAND, *BUILD], cwd=one.folder, env=one.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for one in (cold, other)]
+    running = [start(project, until=MOMENTS[0]) for project in (cold, other)]
 
     ended = [process.communicate(timeout=120)[1] for process in running]
 
