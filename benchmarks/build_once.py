@@ -8,11 +8,11 @@ from pathlib import Path
 
 from demo import request
 
-from edgepipe.build import prepare, recipe_for
 from edgepipe.machine import usable_cores
 from edgepipe.pipeline import Setting, check_recipe, run_recipe
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
+from edgepipe.request import prepare, recipe_for
 from edgepipe.store import Store
 from edgepipe.worker_process import WorkerProcess
 

@@ -32,7 +32,9 @@ def ours() -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         (Path(folder) / "downloads").symlink_to(cache / "downloads")
         command = [sys.executable, "-c", WRAPPER, sys.executable, str(ROOT / "benchmarks" / "build_once.py")]
-        done = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "EDGEPIPE_CACHE": folder}).stdout)
+        done = json.loads(
+            subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "EDGEPIPE_CACHE": folder}).stdout
+        )
         if done["code"]:
             sys.exit(done["err"])
         built = json.loads(done["out"])
@@ -62,14 +64,21 @@ def main() -> None:
         time.sleep(1)
         rows["Olive 0.13"].append(olive(work / "olive_out"))
         rows["edgepipe"].append(ours())
-    median = {name: {key: statistics.median(run[key] for run in runs) for key in ("wall_s", "peak_rss_bytes", "bytes")} for name, runs in rows.items()}
+    median = {
+        name: {key: statistics.median(run[key] for run in runs) for key in ("wall_s", "peak_rss_bytes", "bytes")}
+        for name, runs in rows.items()
+    }
     base = median["Olive 0.13"]
     lines = ["| | wall s | of Olive | peak MiB | of Olive | int8 bytes |", "|---|---|---|---|---|---|"]
     for name, found in median.items():
         lines.append(f"| {name} | {found['wall_s']:.1f} | {found['wall_s'] / base['wall_s']:.2f} | {found['peak_rss_bytes'] / 2**20:.0f} | "
                      f"{found['peak_rss_bytes'] / base['peak_rss_bytes']:.2f} | {found['bytes']:,.0f} |")  # fmt: skip
     last = rows["edgepipe"][-1]
-    lines += ["", "edgepipe by pass: " + ", ".join(f"{name} {seconds:.1f} s ({last['peaks'][name] / 2**20:.0f} MiB)" for name, seconds in last["passes"].items())]
+    lines += [
+        "",
+        "edgepipe by pass: "
+        + ", ".join(f"{name} {seconds:.1f} s ({last['peaks'][name] / 2**20:.0f} MiB)" for name, seconds in last["passes"].items()),
+    ]
     write_result("build_speed", "python benchmarks/build_speed.py", "\n".join(lines), rows)
     assert RESULTS.is_dir()
 

@@ -11,7 +11,7 @@ from edgepipe.machine import machine_facts
 from edgepipe.project import make_request
 
 if TYPE_CHECKING:
-    from edgepipe.build import Request
+    from edgepipe.request import Request
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "sentiment"
@@ -37,5 +37,7 @@ def write_result(name: str, command: str, table: str, data: Any) -> None:
     load = os.getloadavg()[0]
     text = f"`{command}` on {machine_line()} (load average {load:.1f}):\n\n{table}\n"
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
-    (RESULTS / f"{name}.json").write_text(json.dumps({"command": command, "machine": machine_facts(), "data": data}, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(
+        json.dumps({"command": command, "machine": machine_facts(), "data": data}, indent=1) + "\n", encoding="utf-8"
+    )
     print(text)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from demo import request, write_result
 
-from edgepipe.build import baseline_of, prepare, recipe_for
+from edgepipe.build import baseline_of
 from edgepipe.machine import usable_cores
 from edgepipe.pipeline import Setting, check_recipe, run_recipe
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
+from edgepipe.request import prepare, recipe_for
 from edgepipe.runners.local import AgentModel, LocalRunner
 from edgepipe.store import Store, cache_root
 from edgepipe.worker_process import WorkerProcess
@@ -49,7 +50,10 @@ def main() -> None:
     }
     sizes = {"float32": float32.model.size_bytes, "Olive 0.13 int8": olive.stat().st_size, "edgepipe int8": int8.model.size_bytes}
     medians = measure(models)
-    lines = ["| model | bytes | smaller | " + " | ".join(f"{b} × {n} ms (speed-up)" for b, n in SHAPES) + " |", "|---|---|---|" + "---|" * len(SHAPES)]
+    lines = [
+        "| model | bytes | smaller | " + " | ".join(f"{b} × {n} ms (speed-up)" for b, n in SHAPES) + " |",
+        "|---|---|---|" + "---|" * len(SHAPES),
+    ]
     for name in models:
         cells = [f"{medians[name][shape]:.2f} ({medians['float32'][shape] / medians[name][shape]:.2f} ×)" for shape in SHAPES]
         lines.append(f"| {name} | {sizes[name]:,} | {sizes['float32'] / sizes[name]:.2f} × | " + " | ".join(cells) + " |")
@@ -72,7 +76,9 @@ def _folder_around(model: Path, folder: Path) -> Path:
     target.unlink(missing_ok=True)
     os.link(model, target)
     program = {"kind": "single", "component": "model", "preprocess": {"kind": "tensors"}}
-    (folder / "artifact.json").write_text(json.dumps({"program": program, "components": {"model": {"files": [{"path": "model.onnx"}]}}, "assets": []}))
+    (folder / "artifact.json").write_text(
+        json.dumps({"program": program, "components": {"model": {"files": [{"path": "model.onnx"}]}}, "assets": []})
+    )
     return folder
 
 

@@ -44,7 +44,9 @@ def plot(rows: list[dict[str, Any]]) -> str:
         high_y = max(row["interval"][1] for row in rows) + 1
 
         def at(x: float, y: float) -> tuple[float, float]:
-            return left + pad + (x - low_x) / (high_x - low_x) * (width - pad - 12), 12 + (high_y - y) / (high_y - low_y) * (height - pad - 12)
+            return left + pad + (x - low_x) / (high_x - low_x) * (width - pad - 12), 12 + (high_y - y) / (high_y - low_y) * (
+                height - pad - 12
+            )
 
         parts = [f'<rect x="{left + pad}" y="12" width="{width - pad - 12}" height="{height - pad - 12}" fill="none" stroke="#999"/>']
         for tick in range(5):
@@ -57,19 +59,27 @@ def plot(rows: list[dict[str, Any]]) -> str:
         parts.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" fill="none" stroke="#2563eb"/>')
         for x, row in zip(xs, rows, strict=True):
             (px, top), (_, bottom), (_, py) = at(x, row["interval"][1]), at(x, row["interval"][0]), at(x, row["accuracy"])
-            parts.append(f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{top:.1f}" y2="{bottom:.1f}" stroke="#2563eb"/><circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="#2563eb"/>')
+            parts.append(
+                f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{top:.1f}" y2="{bottom:.1f}" stroke="#2563eb"/><circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="#2563eb"/>'
+            )
             parts.append(f'<text x="{px + 6:.1f}" y="{py - 6:.1f}" fill="#555">{row["ratio"]:.0%}</text>')
         parts.append(f'<text x="{left + (width + pad) / 2:.0f}" y="{height - 8}" text-anchor="middle">{label}</text>')
         return "".join(parts)
 
-    inner = panel(0, "size_bytes", 1e6, "size, MB (accuracy in points; share cut at each point)") + panel(width, "ms_1x128", 1, "latency at 1 × 128, ms")
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * width} {height}" font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>{inner}</svg>\n'
+    inner = panel(0, "size_bytes", 1e6, "size, MB (accuracy in points; share cut at each point)") + panel(
+        width, "ms_1x128", 1, "latency at 1 × 128, ms"
+    )
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * width} {height}" font-family="sans-serif" font-size="11">'
+    return f'{head}<rect width="100%" height="100%" fill="white"/>{inner}</svg>\n'
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [build(ratio, Path(folder)) for ratio in RATIOS]
-    lines = ["| cut | accuracy [95 %] | drop | bytes | parameters | GFLOP | ms at 1 × 128 | over float32 |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| cut | accuracy [95 %] | drop | bytes | parameters | GFLOP | ms at 1 × 128 | over float32 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         lines.append(
             f"| {row['ratio']:.0%} | {row['accuracy']:.2f} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}] | {row['drop']:.2f} | {row['size_bytes']:,} | "

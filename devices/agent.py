@@ -12,7 +12,6 @@ import sys
 import time
 
 import numpy as np
-
 from driver import DTYPES, Driver
 
 

@@ -29,9 +29,7 @@ def open_session(path, threads=1, disabled_optimizers=(), optimise=True):
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        path, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled_optimizers)
-    )
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled_optimizers))
 
 
 class TextEncoder:

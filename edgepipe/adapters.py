@@ -35,9 +35,13 @@ def attach(
     from safetensors.torch import load_file
 
     if base_config.get("quantization_config"):
-        raise ModelError("the base model is quantized; merging into it would lose what the adapter learnt", fix="merge into the unquantized base")
+        raise ModelError(
+            "the base model is quantized; merging into it would lose what the adapter learnt", fix="merge into the unquantized base"
+        )
     if weights and len(weights) != len(adapters):
-        raise UsageError(f"{len(weights)} weights for {len(adapters)} adapters", where="merge-lora.weights", fix="give one weight an adapter")
+        raise UsageError(
+            f"{len(weights)} weights for {len(adapters)} adapters", where="merge-lora.weights", fix="give one weight an adapter"
+        )
     names = [f"adapter_{number}" for number in range(len(adapters))]
     supplied: list[str] = []
     wrapped: Any = None
@@ -55,16 +59,29 @@ def attach(
                     wrapped = get_peft_model(module, config, adapter_name=name)
                 result = set_peft_model_state_dict(wrapped, state, adapter_name=name)
         except KeyError as error:
-            raise ModelError(f"the adapter's file lacks {error.args[0]}, which its config says it brings", where=where, fix=_SAVE_AGAIN) from None
+            raise ModelError(
+                f"the adapter's file lacks {error.args[0]}, which its config says it brings", where=where, fix=_SAVE_AGAIN
+            ) from None
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-            raise ModelError(f"the adapter does not fit the base model: {_reason(error)}", where=where, fix="name the base it was trained on") from None
-        absent = [key for key in result.missing_keys if f".{name}" in key and any(part in key for part in (*_LORA_PARTS, "modules_to_save"))]
+            raise ModelError(
+                f"the adapter does not fit the base model: {_reason(error)}", where=where, fix="name the base it was trained on"
+            ) from None
+        absent = [
+            key for key in result.missing_keys if f".{name}" in key and any(part in key for part in (*_LORA_PARTS, "modules_to_save"))
+        ]
         if absent or result.unexpected_keys:
-            raise ModelError(f"the adapter's file and its config disagree about layers: {_some([*absent, *result.unexpected_keys])}", where=where, fix=_SAVE_AGAIN)
+            raise ModelError(
+                f"the adapter's file and its config disagree about layers: {_some([*absent, *result.unexpected_keys])}",
+                where=where,
+                fix=_SAVE_AGAIN,
+            )
         supplied += _whole_modules(state)
     if len(adapters) > 1 and sum(bool(_whole_modules(load_file(a.folder / "adapter_model.safetensors"))) for a in adapters) > 1:
-        raise ModelError("more than one adapter brings a whole module (modules_to_save), and only one can be kept", where=", ".join(str(a.folder) for a in adapters),
-                         fix="merge adapters that share one head")  # fmt: skip
+        raise ModelError(
+            "more than one adapter brings a whole module (modules_to_save), and only one can be kept",
+            where=", ".join(str(a.folder) for a in adapters),
+            fix="merge adapters that share one head",
+        )
     wrapped.base_model.set_adapter(names)
     _scale(wrapped, names, weights)
     return wrapped, supplied
@@ -78,9 +95,15 @@ def _config(folder: Path, state: Mapping[str, Tensor]) -> Any:
     try:
         config = LoraConfig.from_pretrained(str(folder))
     except (ValueError, TypeError) as error:
-        raise ModelError(f"the adapter's config cannot be read: {error}", where=str(folder / "adapter_config.json"), fix=_SAVE_AGAIN) from None
+        raise ModelError(
+            f"the adapter's config cannot be read: {error}", where=str(folder / "adapter_config.json"), fix=_SAVE_AGAIN
+        ) from None
     if getattr(config, "alora_invocation_tokens", None):
-        raise ModelError("an activated LoRA works only behind its invocation tokens, so it cannot be merged", where=str(folder), fix="train it as plain LoRA")
+        raise ModelError(
+            "an activated LoRA works only behind its invocation tokens, so it cannot be merged",
+            where=str(folder),
+            fix="train it as plain LoRA",
+        )
     config.inference_mode, config.task_type = True, None
     if not config.modules_to_save:  # PEFT before 0.4 left it to the task class
         config.modules_to_save = [prefix[:-1] for prefix in _whole_modules(state) if ".base_layer." not in prefix] or None
@@ -120,7 +143,11 @@ def note_untied(module: Any) -> None:
 
 def _once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without the biases that PEFT writes twice under bias="all": `x.bias` again as `x.modules_to_save.bias`."""
-    return {key: tensor for key, tensor in state.items() if not (key.endswith(".modules_to_save.bias") and key.replace(".modules_to_save", "") in state)}
+    return {
+        key: tensor
+        for key, tensor in state.items()
+        if not (key.endswith(".modules_to_save.bias") and key.replace(".modules_to_save", "") in state)
+    }
 
 
 def check_fits(base: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -142,9 +169,17 @@ def check_fits(base: nn.Module, state: Mapping[str, Tensor], where: str) -> None
             if width not in weight.shape:
                 unlike.add(f"{path.split(part)[0]} ({width} against {' × '.join(map(str, weight.shape))})")
     if missing:
-        raise ModelError(f"the adapter changes layers the base model does not have: {_some(sorted(missing))}", where=where, fix="name the base it was trained on")
+        raise ModelError(
+            f"the adapter changes layers the base model does not have: {_some(sorted(missing))}",
+            where=where,
+            fix="name the base it was trained on",
+        )
     if unlike:
-        raise ModelError(f"the adapter was trained on a base of other widths: {_some(sorted(unlike))}", where=where, fix="name the base it was trained on")
+        raise ModelError(
+            f"the adapter was trained on a base of other widths: {_some(sorted(unlike))}",
+            where=where,
+            fix="name the base it was trained on",
+        )
 
 
 def _weight(layer: Any) -> Tensor | None:

@@ -4,66 +4,37 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import digest
-from edgepipe.bundle import check_target, write_bundle
-from edgepipe.config import Budget, Data, Recipe, Task, load_recipe
-from edgepipe.data import SPLITS, Splits, check_fit
-from edgepipe.errors import DataError, EdgepipeError, ModelError, OperatorError, PassError, UsageError, nearest, reading
-from edgepipe.intake import find_source, make_artifact
+from edgepipe.bundle import write_bundle
+from edgepipe.data import SPLITS
+from edgepipe.errors import EdgepipeError, PassError, UsageError
 from edgepipe.machine import machine_facts, usable_cores
 from edgepipe.measure import Measurement, measure
-from edgepipe.passes import load_plugin
 from edgepipe.pipeline import Setting, baseline_recipe, check_recipe, library_version, run_recipe
-from edgepipe.plan import plan
-from edgepipe.profile import load_profile
 from edgepipe.progress import Logged, Silent
+from edgepipe.request import planned
 from edgepipe.runners import runner_for
 from edgepipe.store import Store
-from edgepipe.tasks import load_task
-from edgepipe.validate import BUSY, judge, unknown_here
+from edgepipe.verdict import BUSY, judge
 from edgepipe.worker import CountFlops
 from edgepipe.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from edgepipe.artifact import Artifact
-    from edgepipe.config import Step
-    from edgepipe.data import Split
+    from edgepipe.config import Recipe
     from edgepipe.passes import PassSpec
     from edgepipe.pipeline import PassRun
-    from edgepipe.profile import Profile
     from edgepipe.progress import Progress
+    from edgepipe.request import Planned, Prepared, Request
+    from edgepipe.result import Result
     from edgepipe.tasks import TaskSpec
-    from edgepipe.validate import Result
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Everything a build is asked for, after flags and project file were put together."""
-
-    model: str
-    profiles: tuple[str, ...]
-    task: Task
-    name: str = ""
-    data: Data = Data()
-    adapters: tuple[str, ...] = ()
-    budget: Budget = Budget()
-    recipe: str | None = None
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    places: dict[tuple[str, str], str] = field(default_factory=dict)  # (pass, option) → where it was set, for errors
-    model_factory: str | None = None
-    plugins: tuple[str, ...] = ()
-    licences: dict[str, str] = field(default_factory=dict)
-    out: Path = Path("build")
-    force: bool = False
-    strict: bool = False
-    archive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,95 +48,6 @@ class CompressResult:
     report: Path
     manifest: dict[str, Any]
     measurements: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request read and checked: nothing has run yet."""
-
-    request: Request
-    task: TaskSpec
-    splits: Splits
-    artifact: Artifact
-
-
-def prepare(request: Request, *, with_data: bool = True) -> Prepared:
-    """Read model, data and plugins. Raises before anything runs for all that can be seen to be wrong."""
-    for plugin in request.plugins:
-        load_plugin(Path(plugin))
-    task = load_task(request.task)
-    with reading(ModelError):
-        source = find_source(request.model)
-        labels = request.task.labels or source.labels
-        artifact = make_artifact(source, request.adapters, task, tuple(labels), request.data, request.model_factory)
-    splits = Splits(request.data, task.columns)
-    if task.name.endswith("classification") and not labels:
-        raise UsageError("the model's config names no labels", where="[task] labels", fix='name them in output order: labels = ["negative", "positive"]')
-    if with_data:
-        with reading(DataError):
-            splits("test")  # needed, whatever else is given
-            check_data(splits, task, artifact, tuple(split for split in SPLITS if splits.has(split)))
-            splits.check_overlap()
-    if artifact.model.format == "onnx" and (unknown := unknown_here(artifact)):
-        raise OperatorError(f"onnxruntime has no kernel for {', '.join(unknown)}", where=str(artifact.model.main_file), fix="export the model with operators that it has")
-    return Prepared(request, task, splits, artifact)
-
-
-def check_data(splits: Splits, task: TaskSpec, artifact: Artifact, roles: Sequence[Split]) -> None:
-    """Raises `DataError` for samples that the model does not take, and labels that it does not know."""
-    for split in roles:
-        samples, where = splits(split), str(getattr(splits.config, split) or splits.config.file)
-        check_fit(samples, artifact.program["preprocess"]["kind"], artifact.model.signature["inputs"], where)
-        if task.check_labels:
-            task.check_labels(samples, artifact.program.get("labels", ()), where)
-
-
-def recipe_for(prepared: Prepared, profile: Profile) -> Recipe:
-    """The recipe a build will run: the user's or the planner's, with the project's and `--set` options over it."""
-    named = prepared.request.recipe
-    recipe = load_recipe(Path(named)) if named else plan(prepared.artifact, profile)
-    names = {step.name for step in recipe.steps}
-    for name in prepared.request.settings:
-        if name not in names:
-            place = next((place for (owner, _), place in prepared.request.places.items() if owner == name), f"[passes.{name}]")
-            raise UsageError(f'options are set for "{name}", which is not in the recipe', where=place, fix=nearest(name, names))
-    steps = tuple(
-        step.model_copy(update={"options": {**step.options, **prepared.request.settings.get(step.name, {})}}) for step in recipe.steps
-    )
-    return recipe.model_copy(update={"steps": steps})
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What will be built for one profile, and where it goes."""
-
-    profile: Profile
-    recipe: Recipe
-    steps: list[tuple[Step, PassSpec, Any]]
-    out: Path
-
-
-def planned(request: Request, *, whole: bool = True) -> tuple[Prepared, list[Planned]]:
-    """Read and check everything that can be seen to be wrong before anything runs.
-
-    Without `whole`, samples are not read and the output folder may exist: enough for a plan.
-    """
-    profiles = [load_profile(name) for name in request.profiles]
-    if not profiles:
-        raise UsageError("no profile is given", where="--profile", fix="name the device: --profile rpi4, or --profile host for this machine")
-    names = [profile.name for profile in profiles]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UsageError(f'two profiles are named "{twice}", and each needs a folder of its own', where="--profile", fix="name each device once")
-    outs = [request.out if len(profiles) == 1 else request.out / name for name in names]
-    if whole:
-        for out in outs:
-            check_target(out, force=request.force)
-    prepared = prepare(request, with_data=whole)
-    builds = []
-    for profile, out in zip(profiles, outs, strict=True):
-        recipe = recipe_for(prepared, profile)
-        builds.append(Planned(profile, recipe, check_recipe(recipe, prepared.artifact, request.recipe, request.places), out))
-    return prepared, builds
 
 
 def compress(request: Request, progress: Progress | None = None) -> list[CompressResult]:
@@ -192,7 +74,11 @@ def _check_installed(specs: list[PassSpec]) -> None:
     for spec in specs:
         for name in spec.libraries:
             if name not in optional and find_spec(name) is None:
-                raise UsageError(f"{spec.name} needs {name}, which is not installed", where="environment", fix="pip install 'edgepipe[torch]'; the README tells how to get torch's CPU build")
+                raise UsageError(
+                    f"{spec.name} needs {name}, which is not installed",
+                    where="environment",
+                    fix="pip install 'edgepipe[torch]'; the README tells how to get torch's CPU build",
+                )
 
 
 @contextmanager
@@ -244,11 +130,16 @@ def measured_on(artifact: Artifact, baseline: Artifact, setting: Setting, task: 
     threads = min(setting.profile.runtime.threads, usable_cores())
     key = digest(
         {
-            "measure": [artifact.digest, baseline.digest], "data": setting.splits.digest("test"), "task": task.name, "runner": runner.name,
-            "threads": threads, "machine": machine_facts(), "versions": [library_version(name) for name in ("edgepipe", "onnxruntime", "numpy", "tokenizers")],
+            "measure": [artifact.digest, baseline.digest],
+            "data": setting.splits.digest("test"),
+            "task": task.name,
+            "runner": runner.name,
+            "threads": threads,
+            "machine": machine_facts(),
+            "versions": [library_version(name) for name in ("edgepipe", "onnxruntime", "numpy", "tokenizers")],
             "sources": _validator_sources(),
         }
-    )  # fmt: skip
+    )
     setting.progress.stage("validate", f"on {setting.profile.name} through {runner.name}")
     kept = setting.store.get_result(key)
     if kept is None:
@@ -266,7 +157,12 @@ def _validator_sources() -> str:
     from edgepipe.resources import resource
 
     here = Path(__file__).parent
-    files = [here / "measure.py", *sorted((here / "tasks").glob("*.py")), *sorted((here / "runners").glob("*.py")), *sorted(resource("devices").glob("*.py"))]
+    files = [
+        here / "measure.py",
+        *sorted((here / "tasks").glob("*.py")),
+        *sorted((here / "runners").glob("*.py")),
+        *sorted(resource("devices").glob("*.py")),
+    ]
     return digest([sha256_file(path) for path in files])
 
 
@@ -282,9 +178,17 @@ def _flops(artifact: Artifact, setting: Setting) -> dict[str, Any]:
 
 
 def _hand_over(
-    prepared: Prepared, artifact: Artifact, baseline: Artifact, recipe: Recipe, runs: list[PassRun], results: list[Result],
-    measured: Measurement, setting: Setting, out: Path, log: Path,
-) -> CompressResult:  # fmt: skip
+    prepared: Prepared,
+    artifact: Artifact,
+    baseline: Artifact,
+    recipe: Recipe,
+    runs: list[PassRun],
+    results: list[Result],
+    measured: Measurement,
+    setting: Setting,
+    out: Path,
+    log: Path,
+) -> CompressResult:
     from edgepipe.manifest import make_manifest
     from edgepipe.report.html import render_html
     from edgepipe.report.model_card import render_model_card
@@ -292,11 +196,17 @@ def _hand_over(
     request = prepared.request
     flops = {"model": _flops(artifact, setting), "baseline": _flops(baseline, setting)}
     context = {
-        "source": {"model": request.name or Path(request.model).name, "adapters": [Path(adapter).name for adapter in request.adapters], "task": prepared.task.name,
-                   "sha256": source_digest(prepared.artifact), "licences": request.licences, "rows": {split: len(prepared.splits(split)) for split in SPLITS if prepared.splits.has(split)}},
+        "source": {
+            "model": request.name or Path(request.model).name,
+            "adapters": [Path(adapter).name for adapter in request.adapters],
+            "task": prepared.task.name,
+            "sha256": source_digest(prepared.artifact),
+            "licences": request.licences,
+            "rows": {split: len(prepared.splits(split)) for split in SPLITS if prepared.splits.has(split)},
+        },
         "baseline_model": {"artifact": baseline.digest},
         "budget": request.budget.model_dump(),
-    }  # fmt: skip
+    }
     manifest = make_manifest(artifact, baseline, setting.profile, recipe, runs, results, flops, strict=request.strict, context=context)
     measurements = measured.to_json()
     texts = {
@@ -307,4 +217,6 @@ def _hand_over(
         "run.log": log.read_text(encoding="utf-8", errors="replace") if log.exists() else "",
     }
     bundle = write_bundle(artifact, out, texts, broken=manifest["verdict"] == "broken", archive=request.archive)
-    return CompressResult(setting.profile.name, manifest["verdict"], manifest["exit_code"], bundle, bundle / "report.html", manifest, measurements)
+    return CompressResult(
+        setting.profile.name, manifest["verdict"], manifest["exit_code"], bundle, bundle / "report.html", manifest, measurements
+    )

@@ -1,11 +1,11 @@
 """Writes the bundle, and nothing else does: into a temporary folder, then one rename.
 
-    OUT/
-      artifact.json       components, assets and program, as the driver reads them
-      model/…  assets/…   the artifact's files
-      driver.py  run.py   executes it with onnxruntime, numpy and tokenizers only
-      manifest.json       every pass, figure and verdict
-      report.html  model_card.md  run.log  SHA256SUMS
+OUT/
+  artifact.json       components, assets and program, as the driver reads them
+  model/…  assets/…   the artifact's files
+  driver.py  run.py   executes it with onnxruntime, numpy and tokenizers only
+  manifest.json       every pass, figure and verdict
+  report.html  model_card.md  run.log  SHA256SUMS
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def check_target(out: Path, *, force: bool) -> None:
             raise UsageError("the output folder exists", where=str(out), fix="choose another --out, or --force to replace it")
         for path in (out, rejected_of(out)):
             if not _replaceable(path):
-                raise UsageError("the output path exists and is no bundle, so it will not be replaced", where=str(path), fix="choose another --out")
+                raise UsageError(
+                    "the output path exists and is no bundle, so it will not be replaced", where=str(path), fix="choose another --out"
+                )
     parent = out.parent
     while not parent.exists():
         parent = parent.parent
@@ -162,7 +164,11 @@ def write_archive(bundle: Path) -> Path:
         return info
 
     try:
-        with part.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed, tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        with (
+            part.open("wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
             for path in _files(bundle):
                 tar.add(path, f"{bundle.name}/{path.relative_to(bundle).as_posix()}", filter=plain)
         os.replace(part, target)
@@ -181,7 +187,9 @@ def read_bundle(folder: Path) -> tuple[Artifact, dict[str, Any]]:
     for name, expected in listed.items():
         path = folder / name
         if not path.is_file() or sha256_file(path) != expected:
-            raise ModelError(f'"{name}" is not the file the bundle was made with', where=str(folder), fix="take the bundle from where it was built again")
+            raise ModelError(
+                f'"{name}" is not the file the bundle was made with', where=str(folder), fix="take the bundle from where it was built again"
+            )
     extra = {path.relative_to(folder).as_posix() for path in _files(folder)} - set(listed) - {CHECKSUMS}
     if stray := sorted(name for name in extra if name.startswith(("model/", "assets/")) or name.endswith(".py")):
         raise ModelError(f'"{stray[0]}" was added to the bundle', where=str(folder), fix="take the bundle from where it was built again")
@@ -189,7 +197,9 @@ def read_bundle(folder: Path) -> tuple[Artifact, dict[str, Any]]:
         artifact = Artifact.from_json(json.loads((folder / "artifact.json").read_text(encoding="utf-8")), folder)
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError("the bundle's artifact.json or manifest.json is corrupt", where=str(folder), fix="take the bundle from where it was built again") from None
+        raise ModelError(
+            "the bundle's artifact.json or manifest.json is corrupt", where=str(folder), fix="take the bundle from where it was built again"
+        ) from None
     return artifact, manifest
 
 

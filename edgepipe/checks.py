@@ -34,7 +34,9 @@ def run_checks(spec: PassSpec, before: Artifact, after: Artifact, options: Any, 
     results = []
     for check in spec.checks:
         if check.name not in CHECKS:
-            raise PassError(f'it asks for a check "{check.name}", which does not exist', where=f"pass {spec.name}", fix=nearest(check.name, CHECKS))
+            raise PassError(
+                f'it asks for a check "{check.name}", which does not exist', where=f"pass {spec.name}", fix=nearest(check.name, CHECKS)
+            )
         ctx.progress(f"checking {check.name}")
         value, held, detail = CHECKS[check.name](before, after, options, ctx, check.limit)
         results.append(CheckResult(check.name, held, value, check.limit, detail))

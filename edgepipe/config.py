@@ -36,8 +36,12 @@ class Budget(_Table):
     max_memory_bytes: int | None = Field(default=None, gt=0)
     min_parity_cosine: float = Field(default=0.999, ge=-1, le=1, description="outputs on target against a plain host session")
     max_parity_abs: float | None = Field(default=None, gt=0, description="largest absolute difference of those outputs")
-    min_label_agreement: float = Field(default=0.99, ge=0, le=1, description="share of samples with the same label, on target and in a plain host session")
-    min_batch_agreement: float | None = Field(default=None, ge=0, le=1, description="share of samples whose label stays when batched or padded (default: reported only)")
+    min_label_agreement: float = Field(
+        default=0.99, ge=0, le=1, description="share of samples with the same label, on target and in a plain host session"
+    )
+    min_batch_agreement: float | None = Field(
+        default=None, ge=0, le=1, description="share of samples whose label stays when batched or padded (default: reported only)"
+    )
 
     @field_validator("max_size_bytes", "max_memory_bytes", mode="before")
     @classmethod
@@ -59,9 +63,10 @@ class Data(_Table):
     label_map: dict[str, str] = Field(default_factory=dict, description="label as in the data → label as in the model")
     preprocessor: str | None = Field(default=None, description="preprocessor_config.json, for images beside an ONNX file")
     encoding: str = "utf-8"
-    max_length: int | None = Field(default=None, gt=0, description="tokens; longer inputs are cut (default: the model's limit, at most 512)")
+    max_length: int | None = Field(
+        default=None, gt=0, description="tokens; longer inputs are cut (default: the model's limit, at most 512)"
+    )
     allow_overlap: tuple[str, ...] = Field(default=(), description='pairs of splits that may share samples: ["train/calibration"]')
-
 
     @field_validator("allow_overlap")
     @classmethod
@@ -257,6 +262,8 @@ def pass_settings(settings: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         path, sign, value = setting.partition("=")
         name, dot, option = path.strip().partition(".")
         if not sign or not dot:
-            raise UsageError(f'"{setting}" is not PASS.OPTION=VALUE', where="--set", fix="for example --set quantize-dynamic.per_channel=false")
+            raise UsageError(
+                f'"{setting}" is not PASS.OPTION=VALUE', where="--set", fix="for example --set quantize-dynamic.per_channel=false"
+            )
         result.setdefault(name, {})[option] = parse_value(value.strip())
     return result

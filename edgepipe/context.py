@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgepipe.artifact import Artifact
-    from edgepipe.data import Sample, Split
+    from edgepipe.data import Split
+    from edgepipe.readers import Sample
 
     Feeds = Mapping[str, np.ndarray]
 

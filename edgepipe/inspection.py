@@ -44,11 +44,16 @@ def _onnx(path: Path) -> dict[str, Any]:
             flops += 2 * math.prod(shape) * LENGTH
     external = sum((path.parent / name).stat().st_size for name in external_files(model))
     return {
-        "format": "onnx", "parameters": sum(p[0] for p in parts.values()), "size_bytes": path.stat().st_size + external,
+        "format": "onnx",
+        "parameters": sum(p[0] for p in parts.values()),
+        "size_bytes": path.stat().st_size + external,
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        "parts": _parts(parts), "operators": dict(Counter(node.op_type for node in all_nodes(model.graph)).most_common()),
-        "flops": flops, "flops_at": f"weights of matrix products × {LENGTH} tokens", **onnx_signature(model),
-    }  # fmt: skip
+        "parts": _parts(parts),
+        "operators": dict(Counter(node.op_type for node in all_nodes(model.graph)).most_common()),
+        "flops": flops,
+        "flops_at": f"weights of matrix products × {LENGTH} tokens",
+        **onnx_signature(model),
+    }
 
 
 def _onnx_width(data_type: int) -> int:
@@ -71,9 +76,14 @@ def _torch(folder: Path) -> dict[str, Any]:
             if len(info.shape) == 2 and "embedding" not in info.name:
                 flops += 2 * info.parameters * LENGTH
     return {
-        "format": "torch", "parameters": sum(p[0] for p in parts.values()) or None, "size_bytes": size, "parts": _parts(parts), "operators": {},
-        "flops": flops, "flops_at": f"weights of matrix products × {LENGTH} tokens",
-    }  # fmt: skip
+        "format": "torch",
+        "parameters": sum(p[0] for p in parts.values()) or None,
+        "size_bytes": size,
+        "parts": _parts(parts),
+        "operators": {},
+        "flops": flops,
+        "flops_at": f"weights of matrix products × {LENGTH} tokens",
+    }
 
 
 def part_of(name: str) -> str:
@@ -95,8 +105,17 @@ def binding(found: dict[str, Any], profile: Profile) -> dict[str, Any]:
     compute_ms = 1000 * found["flops"] / peak
     bandwidth = profile.memory.bandwidth_gb_s
     memory_ms = 1000 * found["size_bytes"] / (bandwidth * 1e9) if bandwidth else None
-    binds = "unknown (the profile states no bandwidth)" if memory_ms is None else "arithmetic" if compute_ms >= memory_ms else "memory bandwidth"
+    binds = (
+        "unknown (the profile states no bandwidth)"
+        if memory_ms is None
+        else "arithmetic"
+        if compute_ms >= memory_ms
+        else "memory bandwidth"
+    )
     return {
-        "profile": profile.name, "arithmetic_floor_ms": round(compute_ms, 3), "bandwidth_floor_ms": None if memory_ms is None else round(memory_ms, 3),
-        "binds": binds, "share_of_ram": round(found["size_bytes"] / profile.memory.ram_bytes, 4),
-    }  # fmt: skip
+        "profile": profile.name,
+        "arithmetic_floor_ms": round(compute_ms, 3),
+        "bandwidth_floor_ms": None if memory_ms is None else round(memory_ms, 3),
+        "binds": binds,
+        "share_of_ram": round(found["size_bytes"] / profile.memory.ram_bytes, 4),
+    }

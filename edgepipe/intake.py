@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact, Component, FileRef, safe_relative, sha256_file
 from edgepipe.errors import DeviceError, ModelError, UsageError
-from edgepipe.weights import check_finite, check_onnx_finite, load_onnx, onnx_component, safetensors_header
+from edgepipe.preprocess import preprocessing
+from edgepipe.weights import check_finite, check_onnx_finite, load_onnx, onnx_component, read_json, safetensors_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from edgepipe.tasks import TaskSpec
 
 ASSETS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json", "generation_config.json")
-DEFAULT_MAX_LENGTH = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,9 @@ class Source:
         try:
             return tuple(str(names[key]) for key in sorted(names, key=int))
         except (TypeError, ValueError):
-            raise ModelError('"id2label" does not number the labels', where=str(self.folder / "config.json"), fix='write it as {"0": "first label", …}') from None
+            raise ModelError(
+                '"id2label" does not number the labels', where=str(self.folder / "config.json"), fix='write it as {"0": "first label", …}'
+            ) from None
 
 
 def find_source(model: str) -> Source:
@@ -49,7 +50,11 @@ def find_source(model: str) -> Source:
         raise ModelError("no such model", where=model, fix="name a model folder or an ONNX file")
     if path.is_file():
         if path.suffix != ".onnx":
-            raise ModelError(f'a "{path.suffix}" file alone is no model', where=model, fix="name the folder that holds config.json and the weights, or an .onnx file")
+            raise ModelError(
+                f'a "{path.suffix}" file alone is no model',
+                where=model,
+                fix="name the folder that holds config.json and the weights, or an .onnx file",
+            )
         return Source(path.parent, path.name, _config(path.parent))
     if (path / "config.json").is_file() and weight_files(path):
         return Source(path, None, _config(path))
@@ -59,10 +64,14 @@ def find_source(model: str) -> Source:
     if graphs:
         raise ModelError(f"the folder holds {len(graphs)} ONNX files", where=model, fix=f"name one: {', '.join(g.name for g in graphs)}")
     if (path / "adapter_config.json").is_file():
-        raise ModelError("the folder is an adapter, not a model", where=model, fix="name its base as the model and this folder with --adapter")
+        raise ModelError(
+            "the folder is an adapter, not a model", where=model, fix="name its base as the model and this folder with --adapter"
+        )
     if (path / "config.json").is_file():
         raise ModelError(_no_weights(path), where=model, fix="save it again with safetensors: model.save_pretrained(folder)")
-    raise ModelError("the folder holds neither config.json with weights nor an ONNX file", where=model, fix="name the folder that save_pretrained wrote")
+    raise ModelError(
+        "the folder holds neither config.json with weights nor an ONNX file", where=model, fix="name the folder that save_pretrained wrote"
+    )
 
 
 def _no_weights(path: Path) -> str:
@@ -79,7 +88,9 @@ def weight_files(folder: Path) -> list[str]:
             shards = _shards(folder / index)
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
-                raise ModelError(f"shards of the weights are missing: {', '.join(missing)}", where=str(folder), fix="download the folder again")
+                raise ModelError(
+                    f"shards of the weights are missing: {', '.join(missing)}", where=str(folder), fix="download the folder again"
+                )
             return [index, *shards]
         if (folder / single).is_file():
             return [single]
@@ -88,7 +99,7 @@ def weight_files(folder: Path) -> list[str]:
 
 def _shards(index: Path) -> list[str]:
     """The files a weights index names, sorted; all in its folder."""
-    places = _json(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ModelError('"weight_map" does not name a file for each tensor', where=str(index), fix="copy or download the file again")
     return sorted({safe_relative(name) for name in places.values()})
@@ -96,17 +107,7 @@ def _shards(index: Path) -> list[str]:
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    return _json(path) if path.is_file() else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"not readable as JSON: {error}", where=str(path), fix="copy or download the file again") from None
-    if not isinstance(data, dict):
-        raise ModelError("not a JSON object", where=str(path), fix="copy or download the file again")
-    return data
+    return read_json(path) if path.is_file() else {}
 
 
 def _from_hub(name: str) -> Path:
@@ -115,7 +116,9 @@ def _from_hub(name: str) -> Path:
 
     repository, _, revision = name.removeprefix("hf://").partition("@")
     if not revision or repository.count("/") != 1:
-        raise UsageError("a hub model needs its revision", where=name, fix="write hf://org/name@revision, so that the build can be repeated")
+        raise UsageError(
+            "a hub model needs its revision", where=name, fix="write hf://org/name@revision, so that the build can be repeated"
+        )
     target = cache_root() / "downloads" / "hf" / repository / revision
     if target.is_dir():
         return target
@@ -127,7 +130,9 @@ def _from_hub(name: str) -> Path:
     try:
         snapshot_download(repository, revision=revision, local_dir=part, ignore_patterns=["*.h5", "*.msgpack", "*.ot", "*.py"])
     except Exception as error:  # the hub client has dozens of exception types; all mean the same to the user
-        raise DeviceError(f"the hub did not give the model: {str(error).splitlines()[0]}", where=name, fix="check the name, the revision and the network") from None
+        raise DeviceError(
+            f"the hub did not give the model: {str(error).splitlines()[0]}", where=name, fix="check the name, the revision and the network"
+        ) from None
     part.rename(target)
     return target
 
@@ -141,7 +146,7 @@ def make_artifact(
     for number, adapter in enumerate(adapters):
         components["adapter" if number == 0 else f"adapter_{number}"] = _adapter(Path(adapter))
     assets = [FileRef.of(source.folder, name) for name in ASSETS if (source.folder / name).is_file()]
-    preprocess, extra = _preprocess(source, component, task, data)
+    preprocess, extra = preprocessing(source.folder, source.config, component, task, data)
     program: dict[str, Any] = {"kind": "single", "component": "model", "task": task.name, "preprocess": preprocess}
     if labels:
         program["labels"] = list(labels)
@@ -150,7 +155,9 @@ def make_artifact(
     if factory:
         file, _, function = factory.rpartition(":")
         if not Path(file).is_file() or not function:
-            raise UsageError("the model factory is not FILE.py:function", where=factory, fix="for example --model-factory build.py:make_model")
+            raise UsageError(
+                "the model factory is not FILE.py:function", where=factory, fix="for example --model-factory build.py:make_model"
+            )
         program["factory"] = {"file": file, "function": function, "sha256": sha256_file(Path(file))}
     return Artifact(components, tuple(assets + extra), program)
 
@@ -162,14 +169,19 @@ def _onnx(source: Source, task: TaskSpec, labels: tuple[str, ...]) -> Component:
     component: Component = onnx_component(source.folder, source.onnx)
     shape = component.signature["outputs"][0]["shape"] if component.signature["outputs"] else []
     if labels and task.name.endswith("classification") and shape and isinstance(shape[-1], int) and shape[-1] != len(labels):
-        raise UsageError(f"{len(labels)} labels are named, but the model has {shape[-1]} outputs", where=str(path),
-                         fix="name one label an output, in their order, with [task] labels")  # fmt: skip
+        raise UsageError(
+            f"{len(labels)} labels are named, but the model has {shape[-1]} outputs",
+            where=str(path),
+            fix="name one label an output, in their order, with [task] labels",
+        )
     return component
 
 
 def _torch(source: Source, task: TaskSpec, labels: tuple[str, ...], factory: str | None) -> Component:
     names = ["config.json", *weight_files(source.folder)]
-    names += [n for n in ("structure.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json") if (source.folder / n).is_file()]
+    names += [
+        n for n in ("structure.json", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json") if (source.folder / n).is_file()
+    ]
     parameters = 0
     for name in names:
         if name.endswith(".safetensors"):
@@ -180,17 +192,28 @@ def _torch(source: Source, task: TaskSpec, labels: tuple[str, ...], factory: str
             parameters += sum(info.parameters for info in infos)
     config = source.config
     if not config.get("model_type") and not factory:
-        raise ModelError('config.json names no "model_type"', where=str(source.folder / "config.json"), fix="an architecture of your own needs --model-factory FILE.py:function")
+        raise ModelError(
+            'config.json names no "model_type"',
+            where=str(source.folder / "config.json"),
+            fix="an architecture of your own needs --model-factory FILE.py:function",
+        )
     return Component("torch", tuple(FileRef.of(source.folder, name) for name in names), _torch_signature(config, task, labels), parameters)
 
 
 def _torch_signature(config: dict[str, Any], task: TaskSpec, labels: tuple[str, ...]) -> dict[str, Any]:
     if task.name == "image-classification":
-        return {"inputs": [{"name": "pixel_values", "dtype": "float32", "shape": ["batch", "channels", "height", "width"]}], "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", len(labels)]}]}
+        return {
+            "inputs": [{"name": "pixel_values", "dtype": "float32", "shape": ["batch", "channels", "height", "width"]}],
+            "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", len(labels)]}],
+        }
     names = ["input_ids", "attention_mask"]
     if config.get("type_vocab_size", 0) > 1:  # RoBERTa-like models have one type only and do without
         names.append("token_type_ids")
-    output = {"text-classification": ("logits", ["batch", len(labels)]), "token-classification": ("logits", ["batch", "sequence", len(labels)]), "sentence-similarity": ("sentence_embedding", ["batch", config.get("hidden_size", "?")])}
+    output = {
+        "text-classification": ("logits", ["batch", len(labels)]),
+        "token-classification": ("logits", ["batch", "sequence", len(labels)]),
+        "sentence-similarity": ("sentence_embedding", ["batch", config.get("hidden_size", "?")]),
+    }
     name, shape = output.get(task.name, ("output", ["batch", "?"]))
     return {
         "inputs": [{"name": n, "dtype": "int64", "shape": ["batch", "sequence"]} for n in names],
@@ -201,61 +224,18 @@ def _torch_signature(config: dict[str, Any], task: TaskSpec, labels: tuple[str, 
 def _adapter(folder: Path) -> Component:
     config = folder / "adapter_config.json"
     if not config.is_file():
-        raise ModelError("the folder holds no adapter_config.json", where=str(folder), fix="name the folder that peft's save_pretrained wrote")
+        raise ModelError(
+            "the folder holds no adapter_config.json", where=str(folder), fix="name the folder that peft's save_pretrained wrote"
+        )
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         pickled = (folder / "adapter_model.bin").is_file()
         what = "the adapter's weights are pickled (adapter_model.bin)" if pickled else "the adapter has no adapter_model.safetensors"
         raise ModelError(what, where=str(folder), fix="save it again with peft's save_pretrained (safetensors)")
-    kind = _json(config).get("peft_type", "")
+    kind = read_json(config).get("peft_type", "")
     if kind != "LORA":
         raise ModelError(f'adapters of type "{kind}" cannot be merged', where=str(config), fix="LoRA adapters (with DoRA, rsLoRA) can")
     infos = safetensors_header(weights)
     check_finite(weights, infos)
     files = (FileRef.of(folder, "adapter_config.json"), FileRef.of(folder, "adapter_model.safetensors"))
     return Component("peft", files, {"inputs": [], "outputs": []}, sum(info.parameters for info in infos))
-
-
-def _vocabulary(path: Path) -> int:
-    """Entries of a tokenizer.json; `ModelError` when it is none."""
-    from tokenizers import Tokenizer
-
-    try:
-        return int(Tokenizer.from_str(path.read_text(encoding="utf-8")).get_vocab_size(with_added_tokens=False))
-    except Exception as error:  # the bindings raise Exception itself
-        raise ModelError(f"not a readable tokenizer: {str(error).splitlines()[0]}", where=str(path),
-                         fix="write it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)") from None  # fmt: skip
-
-
-def _preprocess(source: Source, component: Component, task: TaskSpec, data: Data) -> tuple[dict[str, Any], list[FileRef]]:
-    """How the driver turns a sample into the model's inputs, and assets that are not in the model folder."""
-    inputs = [entry["name"] for entry in component.signature["inputs"]]
-    if "input_ids" in inputs:
-        if not (source.folder / "tokenizer.json").is_file():
-            raise ModelError("the tokenizer is missing (tokenizer.json)", where=str(source.folder),
-                             fix="write it with AutoTokenizer.from_pretrained(…).save_pretrained(folder)")  # fmt: skip
-        vocabulary = _vocabulary(source.folder / "tokenizer.json")
-        limit = source.config.get("max_position_embeddings") or DEFAULT_MAX_LENGTH
-        if source.config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
-            limit -= 2  # their positions start behind the padding index
-        if data.max_length and data.max_length > limit:
-            raise UsageError(f"max_length {data.max_length} is over the model's {limit} positions", where="[data] max_length", fix=f"at most {limit}")
-        settings = {"kind": "text", "tokenizer": "tokenizer.json", "max_length": data.max_length or min(limit, DEFAULT_MAX_LENGTH), "pad_id": source.config.get("pad_token_id") or 0,
-                    "vocab_size": source.config.get("vocab_size") or vocabulary}  # fmt: skip
-        if task.name == "token-classification":
-            settings["split_words"] = True
-        if task.name == "sentence-similarity":
-            settings["twin"] = True
-        return settings, []
-    own = Path(data.preprocessor) if data.preprocessor else source.folder / "preprocessor_config.json"
-    if own.is_file():
-        config = _json(own)
-        keep = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-        settings = {"kind": "image", **{key: config[key] for key in keep if key in config}}
-        if isinstance(settings.get("size"), int):  # how transformers 4.2x wrote it
-            settings["size"] = {"height": settings["size"], "width": settings["size"]}
-        settings["channels"] = source.config.get("num_channels", len(config.get("image_mean", "rgb")))
-        return settings, [FileRef.of(own.parent, own.name)] if own.parent != source.folder else []
-    if task.name == "image-classification":
-        raise ModelError("preprocessor_config.json is missing", where=str(source.folder), fix='name one with [data] preprocessor = "…"')
-    return {"kind": "tensors"}, []

@@ -42,8 +42,11 @@ def load_torch(artifact: Artifact, *, adapter_weights: Sequence[float] = ()) -> 
         module, supplied = attach(module, adapters, adapter_weights, _config(artifact.model))
         missing = [key for key in missing if not key.startswith(tuple(supplied))]
     if missing:
-        raise ModelError(f"weights are missing for {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}", where=str(artifact.model.folder),
-                         fix="the model has no trained head for this task: name its adapter with --adapter, or another --task")  # fmt: skip
+        raise ModelError(
+            f"weights are missing for {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}",
+            where=str(artifact.model.folder),
+            fix="the model has no trained head for this task: name its adapter with --adapter, or another --task",
+        )
     if sentence_pooling(artifact) and not artifact.program.get("factory"):  # around the adapters, which name their layers from the encoder
         from edgepipe.sentence_encoder import SentenceEncoder
 
@@ -76,12 +79,17 @@ def sentence_pooling(artifact: Artifact) -> dict[str, Any]:
         return {"pooling": "mean", "normalize": True}
     kinds = [entry["type"].rsplit(".", 1)[-1] for entry in json.loads(modules.read_text(encoding="utf-8"))]
     config = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-    modes = [key.removeprefix("pooling_mode_").removesuffix("_token") for key, on in config.items() if key.startswith("pooling_mode_") and on]
+    modes = [
+        key.removeprefix("pooling_mode_").removesuffix("_token") for key, on in config.items() if key.startswith("pooling_mode_") and on
+    ]
     names = {"mean_tokens": "mean", "cls": "cls", "max_tokens": "max"}
     unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
     if unknown or len(modes) != 1 or modes[0] not in names:
-        raise ModelError(f"sentence-transformers modules not known here: {', '.join(unknown or modes)}", where=str(modules),
-                         fix="Transformer, Pooling (mean, cls or max) and Normalize are")  # fmt: skip
+        raise ModelError(
+            f"sentence-transformers modules not known here: {', '.join(unknown or modes)}",
+            where=str(modules),
+            fix="Transformer, Pooling (mean, cls or max) and Normalize are",
+        )
     return {"pooling": names[modes[0]], "normalize": "Normalize" in kinds}
 
 
@@ -96,8 +104,11 @@ def _auto_class(artifact: Artifact) -> Any:
     names = _config(artifact.model).get("architectures") or ["AutoModel"]
     found = getattr(transformers, names[0], None)
     if found is None:
-        raise ModelError(f'the architecture "{names[0]}" is not in transformers', where=str(artifact.model.folder / "config.json"),
-                         fix="build it with --model-factory FILE.py:function")  # fmt: skip
+        raise ModelError(
+            f'the architecture "{names[0]}" is not in transformers',
+            where=str(artifact.model.folder / "config.json"),
+            fix="build it with --model-factory FILE.py:function",
+        )
     return found
 
 
@@ -113,22 +124,39 @@ def _from_transformers(artifact: Artifact) -> tuple[nn.Module, list[str]]:
 
     folder = artifact.model.folder
     if _config(artifact.model).get("quantization_config"):
-        raise ModelError("the model is already quantized, so its weights cannot be pruned or merged", where=str(folder), fix="start from the model before quantization")
+        raise ModelError(
+            "the model is already quantized, so its weights cannot be pruned or merged",
+            where=str(folder),
+            fix="start from the model before quantization",
+        )
     pickles = [ref.location for ref in artifact.model.files if ref.path.endswith(".bin")]
     for path in pickles:
         _check_weights_only(path)
     try:
         module, info = _auto_class(artifact).from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True, dtype=torch.float32,
-            attn_implementation="eager", use_safetensors=not pickles, weights_only=True,
-            ignore_mismatched_sizes=True, **_labels(artifact),
-        )  # fmt: skip
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            use_safetensors=not pickles,
+            weights_only=True,
+            ignore_mismatched_sizes=True,
+            **_labels(artifact),
+        )
     except (RuntimeError, ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         text = str(error).strip() or type(error).__name__
         raise ModelError(f"transformers cannot load the model: {text.splitlines()[0]}", where=str(folder), fix=_BELONG) from None
-    if mismatched := sorted(entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]):  # transformers 5 adds the shapes
+    if mismatched := sorted(
+        entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]
+    ):  # transformers 5 adds the shapes
         shape = " × ".join(map(str, module.state_dict()[mismatched[0]].shape))
-        raise ModelError(f"weights do not have the shape config.json says: {', '.join(mismatched[:5])} (the first should be {shape})", where=str(folder), fix=_BELONG)
+        raise ModelError(
+            f"weights do not have the shape config.json says: {', '.join(mismatched[:5])} (the first should be {shape})",
+            where=str(folder),
+            fix=_BELONG,
+        )
     if left := _left_out(module, info["unexpected_keys"]):
         raise ModelError(f"config.json tells of fewer layers than the weights hold: {', '.join(left[:5])}", where=str(folder), fix=_BELONG)
     return module, _used(sorted(info["missing_keys"]), artifact)
@@ -151,13 +179,18 @@ def _check_weights_only(path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ModelError("the .bin file holds more than weights; loading it would run code", where=str(path),
-                         fix="save it again with safetensors: model.save_pretrained(folder)") from None  # fmt: skip
+        raise ModelError(
+            "the .bin file holds more than weights; loading it would run code",
+            where=str(path),
+            fix="save it again with safetensors: model.save_pretrained(folder)",
+        ) from None
     except (RuntimeError, EOFError, OSError, KeyError):
         raise ModelError("the .bin file is truncated or corrupt", where=str(path), fix="copy or download the file again") from None
     for name, tensor in state.items():
         if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ModelError(f'tensor "{name}" holds NaN or infinite values', where=str(path), fix="take a checkpoint from before training diverged")
+            raise ModelError(
+                f'tensor "{name}" holds NaN or infinite values', where=str(path), fix="take a checkpoint from before training diverged"
+            )
 
 
 def _used(missing: list[str], artifact: Artifact) -> list[str]:
@@ -181,12 +214,19 @@ def _restructured(artifact: Artifact) -> nn.Module:
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise ModelError(f"the weights do not have the widths structure.json says: {str(error).splitlines()[-1].strip()}", where=str(folder),
-                         fix="take the folder as the pruning pass wrote it") from None  # fmt: skip
+        raise ModelError(
+            f"the weights do not have the widths structure.json says: {str(error).splitlines()[-1].strip()}",
+            where=str(folder),
+            fix="take the folder as the pruning pass wrote it",
+        ) from None
     tied = set(getattr(module, "_tied_weights_keys", None) or ())
     missing = _used(missing, artifact)
     if unexpected or set(missing) - tied:
-        raise ModelError(f"weights are missing or unexpected: {[*missing, *unexpected][:5]}", where=str(folder), fix="take the folder as the pruning pass wrote it")
+        raise ModelError(
+            f"weights are missing or unexpected: {[*missing, *unexpected][:5]}",
+            where=str(folder),
+            fix="take the folder as the pruning pass wrote it",
+        )
     if hasattr(module, "tie_weights"):
         module.tie_weights()
     return module
@@ -219,18 +259,28 @@ def _from_factory(factory: Mapping[str, Any], folder: Path) -> nn.Module:
         spec.loader.exec_module(made)
         module = getattr(made, factory["function"])(_config_of(folder))
     except Exception as error:
-        raise ModelError(f"the model factory raised {type(error).__name__}: {error}", where=f"{path}:{factory['function']}",
-                         fix="it takes the config (a dict) and returns a torch module") from error  # fmt: skip
+        raise ModelError(
+            f"the model factory raised {type(error).__name__}: {error}",
+            where=f"{path}:{factory['function']}",
+            fix="it takes the config (a dict) and returns a torch module",
+        ) from error
     if not isinstance(module, nn.Module):
-        raise ModelError(f"the model factory returned {type(module).__name__}, not a torch module", where=f"{path}:{factory['function']}", fix="return a torch.nn.Module")
+        raise ModelError(
+            f"the model factory returned {type(module).__name__}, not a torch module",
+            where=f"{path}:{factory['function']}",
+            fix="return a torch.nn.Module",
+        )
     state: dict[str, Any] = {}
     for weights in sorted(folder.glob("*.safetensors")):
         state |= load_file(weights)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise ModelError(f"the weights do not fit the factory's module: {str(error).splitlines()[-1].strip()}", where=str(folder),
-                         fix="build the module the weights were saved from") from None  # fmt: skip
+        raise ModelError(
+            f"the weights do not fit the factory's module: {str(error).splitlines()[-1].strip()}",
+            where=str(folder),
+            fix="build the module the weights were saved from",
+        ) from None
     return module.float()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.bundle import device_bytes, totals
 from edgepipe.machine import machine_facts
 from edgepipe.pipeline import library_version
-from edgepipe.validate import exit_code, overall
+from edgepipe.result import Result, exit_code, overall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from edgepipe.config import Recipe
     from edgepipe.pipeline import PassRun
     from edgepipe.profile import Profile
-    from edgepipe.validate import Result
 
 SCHEMA_VERSION = 1
 LIBRARIES = ("edgepipe", "onnx", "onnxruntime", "numpy", "tokenizers", "torch", "transformers", "peft", "optimum", "optimum-onnx")
@@ -78,9 +77,10 @@ def result_rows(results: Sequence[Result], profile: Profile, artifact: Artifact)
 
 
 def _bundle_row(profile: Profile, artifact: Artifact) -> dict[str, Any]:
-    from edgepipe.validate import Result
 
-    return Result(profile.name, "size", "bytes on the device", "bytes", device_bytes(artifact), "measured", reason="model, assets, driver and run.py").to_json()
+    return Result(
+        profile.name, "size", "bytes on the device", "bytes", device_bytes(artifact), "measured", reason="model, assets, driver and run.py"
+    ).to_json()
 
 
 def manifest_schema() -> dict[str, Any]:
@@ -89,21 +89,56 @@ def manifest_schema() -> dict[str, Any]:
     maybe_number = {"type": ["number", "null"]}
     total = _object(sha256=text, size_bytes=whole, parameters=whole, flops=whole, flops_shape={"type": "object"})
     check = _object(name=text, held=flag, value=maybe_number, limit=maybe_number, detail=text)
-    a_pass = _object(name=text, on=text, options={"type": "object"}, reason=text, seconds=number, peak_rss_bytes=whole, size_bytes_before=whole,
-                     size_bytes_after=whole, cached=flag, checks={"type": "array", "items": check}, artifact=text, parameters=whole)  # fmt: skip
+    a_pass = _object(
+        name=text,
+        on=text,
+        options={"type": "object"},
+        reason=text,
+        seconds=number,
+        peak_rss_bytes=whole,
+        size_bytes_before=whole,
+        size_bytes_after=whole,
+        cached=flag,
+        checks={"type": "array", "items": check},
+        artifact=text,
+        parameters=whole,
+    )
     result = _object(
-        profile=text, component=text, axis={"enum": ["accuracy", "size", "latency", "memory", "parity", "operators"]}, metric=text, unit=text,
-        conditions={"type": "object"}, baseline=maybe_number, value=maybe_number, budget=maybe_number,
-        interval={"type": ["array", "null"], "items": number, "minItems": 2, "maxItems": 2}, n={"type": ["integer", "null"]},
-        provenance={"enum": ["measured", "emulated", "predicted", "host"]}, verdict={"enum": ["held", "broken", "unproven", None]}, reason=text, better={"enum": ["lower", "higher"]},
-    )  # fmt: skip
+        profile=text,
+        component=text,
+        axis={"enum": ["accuracy", "size", "latency", "memory", "parity", "operators"]},
+        metric=text,
+        unit=text,
+        conditions={"type": "object"},
+        baseline=maybe_number,
+        value=maybe_number,
+        budget=maybe_number,
+        interval={"type": ["array", "null"], "items": number, "minItems": 2, "maxItems": 2},
+        n={"type": ["integer", "null"]},
+        provenance={"enum": ["measured", "emulated", "predicted", "host"]},
+        verdict={"enum": ["held", "broken", "unproven", None]},
+        reason=text,
+        better={"enum": ["lower", "higher"]},
+    )
     schema = _object(
-        schema_version={"const": SCHEMA_VERSION}, edgepipe=text, created=text, profile=text, profile_title=text,
-        verdict={"enum": ["held", "broken", "unproven"]}, exit_code=whole, artifact=text, program={"type": "object"},
+        schema_version={"const": SCHEMA_VERSION},
+        edgepipe=text,
+        created=text,
+        profile=text,
+        profile_title=text,
+        verdict={"enum": ["held", "broken", "unproven"]},
+        exit_code=whole,
+        artifact=text,
+        program={"type": "object"},
         components={"type": "array", "items": _object(role=text, path=text, format=text, sha256=text, bytes=whole)},
-        model=total, baseline=total, versions={"type": "object"}, machine={"type": "object"}, left_out={"type": "array", "items": text},
-        passes={"type": "array", "items": a_pass}, results={"type": "array", "items": result},
-    )  # fmt: skip
+        model=total,
+        baseline=total,
+        versions={"type": "object"},
+        machine={"type": "object"},
+        left_out={"type": "array", "items": text},
+        passes={"type": "array", "items": a_pass},
+        results={"type": "array", "items": result},
+    )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "edgepipe manifest", **schema}
 
 

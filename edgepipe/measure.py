@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from edgepipe.artifact import Artifact
-    from edgepipe.data import Sample
     from edgepipe.progress import Progress
+    from edgepipe.readers import Sample
     from edgepipe.runners import OpenModel, Runner
     from edgepipe.tasks import TaskSpec
 
@@ -78,7 +78,7 @@ def measure(
     ours, theirs = runner.push(candidate), runner.push(baseline)
     labels = candidate.program.get("labels", ())
     cpu = _CpuWatch()
-    with _opened(runner, ours, threads) as new, _opened(runner, theirs, threads) as old:
+    with _Opened(runner, ours, threads) as new, _Opened(runner, theirs, threads) as old:
         outputs = _walk(old, new, samples, task, labels, result, progress)
         for batch, length in SHAPES[candidate.program["preprocess"]["kind"]]:
             progress.update(STAGE, f"timing {batch} × {length}" if length else f"timing batch {batch}")
@@ -87,7 +87,7 @@ def measure(
         progress.update(STAGE, "batch and padding invariance")
         _invariance(new, samples, outputs, candidate, result)
     progress.update(STAGE, "parity with a plain session")
-    with _opened(runner, ours, threads, optimise=False) as plain:
+    with _Opened(runner, ours, threads, optimise=False) as plain:
         _parity(plain, samples, outputs, result)
     progress.update(STAGE, "memory")
     for name, folder in (("candidate", ours), ("baseline", theirs)):
@@ -95,7 +95,7 @@ def measure(
     return result
 
 
-class _opened:
+class _Opened:
     """An opened model that is closed whatever happens."""
 
     def __init__(self, runner: Runner, folder: Any, threads: int, *, optimise: bool = True) -> None:
@@ -119,7 +119,9 @@ class _CpuWatch:
     @staticmethod
     def _busy() -> float:
         times = psutil.cpu_times()
-        return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0))
+        return float(
+            sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        )
 
     def others_share(self, agents_cpu_s: float) -> float:
         """Share of all cores that processes other than ours used, 0 to 1."""
@@ -128,7 +130,13 @@ class _CpuWatch:
 
 
 def _walk(
-    old: OpenModel, new: OpenModel, samples: Sequence[Sample], task: TaskSpec, labels: Sequence[str], result: Measurement, progress: Progress
+    old: OpenModel,
+    new: OpenModel,
+    samples: Sequence[Sample],
+    task: TaskSpec,
+    labels: Sequence[str],
+    result: Measurement,
+    progress: Progress,
 ) -> list[Any]:
     """Alternate over the samples in blocks; the one that goes first changes too. Gives the candidate's predictions."""
     old.predict(samples[:WARM_UP])
@@ -187,7 +195,9 @@ def _fixed_shape(old: OpenModel, new: OpenModel, candidate: Artifact, batch: int
 def _parity(plain: OpenModel, samples: Sequence[Sample], outputs: Sequence[Any], result: Measurement) -> None:
     """The same artifact as it runs on the target against a plain session without the runtime's rewrites."""
     part = samples[:PARITY_SAMPLES]
-    gaps = [_gap(a, b) for one, two in zip(plain.predict(part), outputs, strict=False) for a, b in zip(one.outputs, two.outputs, strict=True)]
+    gaps = [
+        _gap(a, b) for one, two in zip(plain.predict(part), outputs, strict=False) for a, b in zip(one.outputs, two.outputs, strict=True)
+    ]
     result.parity = _summary(gaps)
 
 
@@ -244,6 +254,6 @@ def _summary(gaps: Sequence[tuple[float, float, bool]]) -> dict[str, float]:
 def _peak(runner: Runner, folder: Any, threads: int, samples: Sequence[Sample], candidate: Artifact) -> int:
     """Peak resident bytes of a fresh process that loads the artifact and runs its longest input."""
     longest = sorted(samples, key=lambda sample: -len(str(sample.get("text", sample.get("tokens", "")))))[:3]
-    with _opened(runner, folder, threads) as model:
+    with _Opened(runner, folder, threads) as model:
         model.predict(longest)
         return model.usage()[0]

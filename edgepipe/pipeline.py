@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact, digest
-from edgepipe.data import PROBE_SPLITS
 from edgepipe.checks import CHECKS
+from edgepipe.data import PROBE_SPLITS
 from edgepipe.errors import ModelError, PassError, UsageError, nearest
 from edgepipe.machine import machine_facts
 from edgepipe.passes import PassSpec, passes
 from edgepipe.store import cache_root, write_atomic
 from edgepipe.toml import located, parse
-from edgepipe.worker import Job, MeasureFusions
+from edgepipe.worker import Job, MeasureFusions, run_job
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +32,16 @@ if TYPE_CHECKING:
     from edgepipe.worker_process import WorkerProcess
 
 # What several built-in passes share: a change in one of these changes what they give.
-SHARED_SOURCES = ("loader.py", "adapters.py", "structure.py", "importance.py", "weights.py", "checks.py", "probes.py", "sentence_encoder.py")
+SHARED_SOURCES = (
+    "loader.py",
+    "adapters.py",
+    "structure.py",
+    "importance.py",
+    "weights.py",
+    "checks.py",
+    "probes.py",
+    "sentence_encoder.py",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +97,9 @@ def check_recipe(
             raise UsageError(f'unknown pass "{step.name}"', where=where, fix=nearest(step.name, known))
         for check in spec.checks:
             if check.name not in CHECKS:
-                raise PassError(f'{step.name} asks for a check "{check.name}", which there is not', where=where, fix=nearest(check.name, CHECKS))
+                raise PassError(
+                    f'{step.name} asks for a check "{check.name}", which there is not', where=where, fix=nearest(check.name, CHECKS)
+                )
         options = parse(spec.options, step.options, source=partial(_option_place, file, index, step.name, places or {}))
         for earlier in names[:index]:
             if earlier in spec.before:
@@ -98,12 +110,20 @@ def check_recipe(
         for role, wanted in spec.takes.items():
             if formats.get(role) != wanted:
                 have = f"there it is {formats[role]}" if role in formats else f"there is no {role} there"
-                raise UsageError(f"{step.name} takes a {wanted} {role}, but {have}", where=where, fix=_format_fix(role, formats.get(role), wanted))
+                raise UsageError(
+                    f"{step.name} takes a {wanted} {role}, but {have}", where=where, fix=_format_fix(role, formats.get(role), wanted)
+                )
         merged = "peft" in spec.takes.values()
-        formats = {role: kind for role, kind in formats.items() if role not in spec.takes and not (merged and kind == "peft")} | dict(spec.gives)
+        formats = {role: kind for role, kind in formats.items() if role not in spec.takes and not (merged and kind == "peft")} | dict(
+            spec.gives
+        )
         result.append((step, spec, options))
     if "peft" in formats.values():
-        fix = "put merge-lora first, or leave the adapter out" if start.model.format == "torch" else "merge it into the torch model before that is exported"
+        fix = (
+            "put merge-lora first, or leave the adapter out"
+            if start.model.format == "torch"
+            else "merge it into the torch model before that is exported"
+        )
         raise UsageError("an adapter is given, but the recipe does not merge it", where=file or "recipe", fix=fix)
     if formats.get("model") != "onnx":
         raise UsageError("the recipe ends with a torch model, which no device runs", where=file or "recipe", fix="add export-onnx")
@@ -122,7 +142,9 @@ def _option_place(file: str | None, index: int, name: str, places: Mapping[tuple
 def _format_fix(role: str, have: str | None, wanted: str) -> str:
     if role == "adapter":
         return "name the adapter with --adapter, or leave merge-lora out"
-    return "add export-onnx before it" if wanted == "onnx" else "the step must come before export-onnx" if have else f"give the build a {role}"
+    return (
+        "add export-onnx before it" if wanted == "onnx" else "the step must come before export-onnx" if have else f"give the build a {role}"
+    )
 
 
 def baseline_recipe(recipe: Recipe) -> Recipe | None:
@@ -154,9 +176,20 @@ def _run_step(step: Step, spec: PassSpec, options: Any, before: Artifact, settin
     after = setting.store.get(kept["artifact"]) if kept else None
     if kept is None or after is None:
         with setting.store.workdir() as workdir:
-            job = Job(step.name, options.model_dump(mode="json"), before, workdir, setting.data, setting.splits.columns, facts, costs, setting.threads, setting.plugins)
+            job = Job(
+                step.name,
+                options.model_dump(mode="json"),
+                before,
+                workdir,
+                setting.data,
+                setting.splits.columns,
+                facts,
+                costs,
+                setting.threads,
+                setting.plugins,
+            )
             try:
-                done = setting.worker.ask(job, step.name)
+                done = setting.worker.ask(job, step.name) if _known_to_worker(spec) else run_job(job, io.BytesIO())
             except ModelError as error:
                 if str(workdir) not in (error.where or ""):
                     raise
@@ -169,15 +202,36 @@ def _run_step(step: Step, spec: PassSpec, options: Any, before: Artifact, settin
     else:
         cached = True
     run = PassRun(
-        step.name, next(iter(spec.gives)), options.model_dump(mode="json"), step.reason, kept["seconds"], kept["peak_rss_bytes"],
-        before.model.size_bytes, after.model.size_bytes, cached, kept["checks"], after.digest, after.model.parameters,
-    )  # fmt: skip
+        step.name,
+        next(iter(spec.gives)),
+        options.model_dump(mode="json"),
+        step.reason,
+        kept["seconds"],
+        kept["peak_rss_bytes"],
+        before.model.size_bytes,
+        after.model.size_bytes,
+        cached,
+        kept["checks"],
+        after.digest,
+        after.model.parameters,
+    )
     if not (cached and label):  # the baseline is mostly the recipe's own first steps, told of already
         setting.progress.finish(label + step.name, "cached" if cached else f"{run.seconds:.1f} s")
     return after, run
 
 
-def cache_key(spec: PassSpec, options: Any, before: Artifact, setting: Setting, facts: Mapping[str, Any], costs: Mapping[str, float]) -> str:
+def _known_to_worker(spec: PassSpec) -> bool:
+    """Whether a worker can find the pass: built in, of a plugin file or an installed package. One that a script
+    registers itself runs in the script's process: a worker could import it only by running the script again."""
+    home = spec.function.__module__
+    return home.startswith(("edgepipe.", "edgepipe_plugin_")) or spec.name in {
+        point.name for point in entry_points(group="edgepipe.passes")
+    }
+
+
+def cache_key(
+    spec: PassSpec, options: Any, before: Artifact, setting: Setting, facts: Mapping[str, Any], costs: Mapping[str, float]
+) -> str:
     """Full sha256 over everything that decides what a pass gives."""
     return digest(
         {

@@ -24,7 +24,12 @@ def plan(artifact: Artifact, profile: Profile) -> Recipe:
     ]
     adapters = [role for role, component in artifact.components.items() if component.format == "peft"]
     if adapters:
-        steps.append(_step("merge-lora", f"{len(adapters)} adapter{'s' if len(adapters) > 1 else ''}: merged weights need no extra products at run time"))
+        steps.append(
+            _step(
+                "merge-lora",
+                f"{len(adapters)} adapter{'s' if len(adapters) > 1 else ''}: merged weights need no extra products at run time",
+            )
+        )
     else:
         left_out.append("merge-lora: no adapter is given")
     torch_in = artifact.model.format == "torch"
@@ -46,7 +51,9 @@ def plan(artifact: Artifact, profile: Profile) -> Recipe:
             )
     left_out.append(_four_bit(profile))
     if not steps:
-        raise UsageError("there is nothing to do: the model is ONNX and quantized already", where="plan", fix="name the passes you want with --recipe")
+        raise UsageError(
+            "there is nothing to do: the model is ONNX and quantized already", where="plan", fix="name the passes you want with --recipe"
+        )
     return Recipe.model_validate({"step": steps, "left_out": left_out})
 
 
@@ -91,7 +98,9 @@ def quantizable_share(artifact: Artifact) -> float:
 
     graph = load_onnx(artifact.model.main_file).graph
     sizes: dict[str, int] = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    sizes |= {node.output[0]: math.prod(a.t.dims) for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.HasField("t")}
+    sizes |= {
+        node.output[0]: math.prod(a.t.dims) for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.HasField("t")
+    }
     reached = {name for node in graph.node if node.op_type in OPERATORS for name in node.input if sizes.get(name, 0) > 1}
     return sum(sizes[name] for name in reached) / max(1, artifact.model.parameters)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgepipe.artifact import Artifact
-    from edgepipe.data import Sample
+    from edgepipe.readers import Sample
 
     Feeds = Mapping[str, np.ndarray]
 
@@ -62,7 +62,10 @@ def generated(artifact: Artifact) -> list[Feeds]:
             if entry["name"] == "pixel_values":
                 feed["pixel_values"] = rng.standard_normal(image_shape(artifact, batch)).astype(np.float32)
                 continue
-            shape = [dim if isinstance(dim, int) else sizes.get(str(dim), batch if index == 0 else length) for index, dim in enumerate(entry["shape"])]
+            shape = [
+                dim if isinstance(dim, int) else sizes.get(str(dim), batch if index == 0 else length)
+                for index, dim in enumerate(entry["shape"])
+            ]
             dtype = np.dtype(entry["dtype"])
             if entry["name"] == "attention_mask":
                 feed[entry["name"]] = np.ones(shape, dtype)

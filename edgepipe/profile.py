@@ -148,8 +148,12 @@ def _resolved(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
     elif (path.parent / str(base_name)).is_file():
         base = _resolved(path.parent / str(base_name), seen_here)
     else:
-        raise UsageError(f'extends unknown profile "{base_name}"', where=located(path, ("extends",)), fix=nearest(str(base_name), profile_names()))
-    sources = {f"{table}.{key}": f"{path.name} (the user's own)" for table in ("cpu", "memory", "runtime") for key in _subtable(data, table)}
+        raise UsageError(
+            f'extends unknown profile "{base_name}"', where=located(path, ("extends",)), fix=nearest(str(base_name), profile_names())
+        )
+    sources = {
+        f"{table}.{key}": f"{path.name} (the user's own)" for table in ("cpu", "memory", "runtime") for key in _subtable(data, table)
+    }
     merged = _merged(base, data)
     if isinstance(data.get("sources", {}), dict):  # else validation says what is wrong with it
         merged["sources"] = {**_subtable(base, "sources"), **sources, **_subtable(data, "sources")}
@@ -172,7 +176,7 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 @cache
 def host_profile() -> Profile:
     """This machine, read from the operating system."""
-    from edgepipe.machine import cpu_model, cpu_flags, cache_kib, clock_mhz, ram_bytes, usable_cores
+    from edgepipe.machine import cache_kib, clock_mhz, cpu_flags, cpu_model, ram_bytes, usable_cores
 
     arch = {"AMD64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}.get(platform.machine(), "")
     if not arch:
@@ -182,15 +186,21 @@ def host_profile() -> Profile:
             "name": HOST,
             "title": f"this machine ({cpu_model()})",
             "cpu": {
-                "model": cpu_model(), "arch": arch, "isa": cpu_flags(), "cores": usable_cores(), "clock_mhz": clock_mhz(),
-                "l1d_kib": cache_kib(1), "l2_kib": cache_kib(2), "l3_kib": cache_kib(3),
+                "model": cpu_model(),
+                "arch": arch,
+                "isa": cpu_flags(),
+                "cores": usable_cores(),
+                "clock_mhz": clock_mhz(),
+                "l1d_kib": cache_kib(1),
+                "l2_kib": cache_kib(2),
+                "l3_kib": cache_kib(3),
             },
             "memory": {"ram_bytes": ram_bytes()},
             "runtime": {"version": _installed_runtime(), "threads": usable_cores()},
             "reach": {"runner": "local"},
             "sources": {"cpu": "detected", "memory": "detected", "runtime": "detected"},
         }
-    )  # fmt: skip
+    )
 
 
 def _installed_runtime() -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.build import Request
 from edgepipe.config import PROJECT_FILE, Project, Task, find_project, load_project, pass_places, pass_settings, resolve_path, with_budget
 from edgepipe.errors import UsageError
+from edgepipe.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +43,11 @@ def make_request(
     base = load_project(found) if found else Project()
     named = resolve_path(model, here) if model else base.model
     if named is None and need_model:
-        raise UsageError("no model is given", where=str(found or PROJECT_FILE), fix="name it: edgepipe compress MODEL …, or write a project file with `edgepipe init MODEL`")
+        raise UsageError(
+            "no model is given",
+            where=str(found or PROJECT_FILE),
+            fix="name it: edgepipe compress MODEL …, or write a project file with `edgepipe init MODEL`",
+        )
     own_model = named is not None and (base.model is None or Path(named).resolve() != Path(base.model).resolve())
     if own_model:  # another model than the project's: its adapters and task do not go with it
         base = base.model_copy(update={"name": None, "adapters": (), "model_factory": None, "task": base.task if task is None else None})
@@ -59,7 +63,11 @@ def make_request(
         chosen = chosen.model_copy(update={"labels": base.task.labels})
     given = _merged(pass_settings(tuple(settings)), options or {})
     if chosen is None:
-        raise UsageError("no task is given", where=str(found or PROJECT_FILE), fix="name it with --task: what does the model do? Without labels: --task fidelity")
+        raise UsageError(
+            "no task is given",
+            where=str(found or PROJECT_FILE),
+            fix="name it with --task: what does the model do? Without labels: --task fidelity",
+        )
     return Request(
         model=named or "",
         name=base.name or "",
@@ -70,7 +78,10 @@ def make_request(
         budget=with_budget(base.budget, tuple(budget)),
         recipe=resolve_path(recipe, here) if recipe else base.recipe,
         settings=_merged(base.passes, given),
-        places={**(pass_places(found, base.passes) if found else {}), **{(name, key): f"--set {name}.{key}" for name, values in given.items() for key in values}},
+        places={
+            **(pass_places(found, base.passes) if found else {}),
+            **{(name, key): f"--set {name}.{key}" for name, values in given.items() for key in values},
+        },
         model_factory=resolve_path(model_factory, here) if model_factory else base.model_factory,
         plugins=(*base.plugins, *(resolve_path(p, here) for p in plugins)),
         licences=dict(base.licences),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.build import CompressResult, baseline_of, check_data, measured_on, prepare, recipe_for, source_digest
+from edgepipe.build import CompressResult, baseline_of, measured_on, source_digest
 from edgepipe.bundle import read_bundle
 from edgepipe.config import Budget, with_budget
 from edgepipe.data import Splits
@@ -15,10 +15,12 @@ from edgepipe.pipeline import Setting
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
 from edgepipe.project import make_request
+from edgepipe.request import check_data, prepare, recipe_for
+from edgepipe.result import exit_code, overall
 from edgepipe.store import Store
 from edgepipe.tasks import load_task
 from edgepipe.toml import parse
-from edgepipe.validate import exit_code, judge, overall
+from edgepipe.verdict import judge
 from edgepipe.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
@@ -30,9 +32,15 @@ if TYPE_CHECKING:
 
 
 def revalidate(
-    folder: Path, profiles: Sequence[str], *, test: str | None = None, budget: Sequence[str] = (), project: str | None = None, strict: bool = False,
+    folder: Path,
+    profiles: Sequence[str],
+    *,
+    test: str | None = None,
+    budget: Sequence[str] = (),
+    project: str | None = None,
+    strict: bool = False,
     progress: Progress | None = None,
-) -> list[CompressResult]:  # fmt: skip
+) -> list[CompressResult]:
     """One result a profile (default: the bundle's own). Raises `ModelError` for a bundle that was tampered with."""
     progress = progress or Silent()
     artifact, manifest = read_bundle(folder)
@@ -53,10 +61,20 @@ def revalidate(
             measured = measured_on(kept, baseline, setting, task)
             rows = judge(measured, kept, baseline, profile, task, limits)
             fresh = {
-                **manifest, "profile": profile.name, "profile_title": profile.title, "created": created(), "results": result_rows(rows, profile, kept),
-                "verdict": overall(rows), "exit_code": exit_code(rows, strict=strict), "budget": limits.model_dump(),
-            }  # fmt: skip
-            results.append(CompressResult(profile.name, fresh["verdict"], fresh["exit_code"], folder, folder / "report.html", fresh, measured.to_json()))
+                **manifest,
+                "profile": profile.name,
+                "profile_title": profile.title,
+                "created": created(),
+                "results": result_rows(rows, profile, kept),
+                "verdict": overall(rows),
+                "exit_code": exit_code(rows, strict=strict),
+                "budget": limits.model_dump(),
+            }
+            results.append(
+                CompressResult(
+                    profile.name, fresh["verdict"], fresh["exit_code"], folder, folder / "report.html", fresh, measured.to_json()
+                )
+            )
     return results
 
 
@@ -68,7 +86,9 @@ def _baseline(manifest: dict[str, Any], store: Store, setting: Setting, request:
     source = manifest.get("source", {})
     prepared = prepare(request, with_data=False) if request.model else None
     if prepared is None or source.get("sha256", source_digest(prepared.artifact)) != source_digest(prepared.artifact):
-        what = "the float32 model this bundle is compared with is no longer in the store" + (", and the project's model is another" if prepared else "")
+        what = "the float32 model this bundle is compared with is no longer in the store" + (
+            ", and the project's model is another" if prepared else ""
+        )
         fix = "run from the folder with the edgepipe.toml it was built with, so that it can be built again"
         raise UsageError(what, where=f'source model "{source.get("model")}"', fix=fix)
     return baseline_of(recipe_for(prepared, setting.profile), store.put(prepared.artifact), setting)

@@ -39,13 +39,42 @@ class Layout:
     width: str | None
 
 
-_BERT = Layout("encoder.layer", "attention.self", "query", "key", "value", "attention.output.dense",
-               "intermediate.dense", "output.dense", "num_attention_heads", "all_head_size")  # fmt: skip
-_VIT = Layout("encoder.layer", "attention.attention", "query", "key", "value", "attention.output.dense",
-              "intermediate.dense", "output.dense", "num_attention_heads", "all_head_size")  # fmt: skip
-_DISTILBERT = Layout("transformer.layer", "attention", "q_lin", "k_lin", "v_lin", "attention.out_lin",
-                     "ffn.lin1", "ffn.lin2", "n_heads", "dim")  # fmt: skip
-LAYOUTS = {"bert": _BERT, "roberta": _BERT, "xlm-roberta": _BERT, "camembert": _BERT, "electra": _BERT, "vit": _VIT, "distilbert": _DISTILBERT}
+_BERT = Layout(
+    "encoder.layer",
+    "attention.self",
+    "query",
+    "key",
+    "value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+    "num_attention_heads",
+    "all_head_size",
+)
+_VIT = Layout(
+    "encoder.layer",
+    "attention.attention",
+    "query",
+    "key",
+    "value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+    "num_attention_heads",
+    "all_head_size",
+)
+_DISTILBERT = Layout(
+    "transformer.layer", "attention", "q_lin", "k_lin", "v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2", "n_heads", "dim"
+)
+LAYOUTS = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "electra": _BERT,
+    "vit": _VIT,
+    "distilbert": _DISTILBERT,
+}
 
 
 @dataclass(slots=True)
@@ -128,8 +157,11 @@ def encoder_layers(module: Any) -> list[EncoderLayer]:
     family = getattr(module.config, "model_type", "")
     layout = LAYOUTS.get(family)
     if layout is None:
-        raise ModelError(f'models of type "{family}" cannot be pruned here', where="model_type in config.json",
-                         fix=f"known: {', '.join(sorted(LAYOUTS))}; leave the pass out of the recipe")  # fmt: skip
+        raise ModelError(
+            f'models of type "{family}" cannot be pruned here',
+            where="model_type in config.json",
+            fix=f"known: {', '.join(sorted(LAYOUTS))}; leave the pass out of the recipe",
+        )
     base = getattr(module, module.base_model_prefix, module)
     return [EncoderLayer(layer, layout) for layer in base.get_submodule(layout.layers)]
 
@@ -162,7 +194,9 @@ def apply_structure(module: nn.Module, folder: Path) -> None:
 
 
 def _untrue(what: str, folder: Path) -> ModelError:
-    return ModelError(f"structure.json is not true: {what}", where=str(folder / STRUCTURE_FILE), fix="take the folder as the pruning pass wrote it")
+    return ModelError(
+        f"structure.json is not true: {what}", where=str(folder / STRUCTURE_FILE), fix="take the folder as the pruning pass wrote it"
+    )
 
 
 def save_torch(module: Any, artifact: Artifact, workdir: Path, *, structure: Mapping[str, Any] | None = None) -> Component:

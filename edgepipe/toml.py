@@ -82,7 +82,9 @@ def _parts(dotted: str) -> tuple[str, ...]:
     return tuple(a or b or c for a, b, c in _PART.findall(dotted))
 
 
-def parse(model: type[M], data: Mapping[str, Any], *, source: Path | str | Callable[[tuple[str, ...]], str], prefix: tuple[str, ...] = ()) -> M:
+def parse(
+    model: type[M], data: Mapping[str, Any], *, source: Path | str | Callable[[tuple[str, ...]], str], prefix: tuple[str, ...] = ()
+) -> M:
     """Validate `data` against `model`.
 
     `source` is the file the data came from (its lines are looked up), as a string the flag, or, where each key may

@@ -48,7 +48,9 @@ def safetensors_header(path: Path) -> list[TensorInfo]:
     for info in infos:
         width = _WIDTHS.get(info.dtype)
         if not info.start <= info.end <= size or (width and info.end - info.start != width * info.parameters):
-            raise ModelError(f'the weights file is truncated or corrupt: tensor "{info.name}" does not fit in it', where=str(path), fix=_MEND)
+            raise ModelError(
+                f'the weights file is truncated or corrupt: tensor "{info.name}" does not fit in it', where=str(path), fix=_MEND
+            )
     return infos
 
 
@@ -77,7 +79,9 @@ def check_finite(path: Path, infos: list[TensorInfo]) -> None:
 
 
 def _not_finite(tensor: str, path: Path) -> ModelError:
-    return ModelError(f'tensor "{tensor}" holds NaN or infinite values', where=str(path), fix="take a checkpoint from before training diverged")
+    return ModelError(
+        f'tensor "{tensor}" holds NaN or infinite values', where=str(path), fix="take a checkpoint from before training diverged"
+    )
 
 
 def load_onnx(path: Path, *, data: bool = False) -> Any:
@@ -97,8 +101,11 @@ def load_onnx(path: Path, *, data: bool = False) -> Any:
     for opset in model.opset_import:
         newest = onnx.defs.onnx_opset_version()
         if opset.domain in ("", "ai.onnx") and opset.version > newest:
-            raise ModelError(f"the model's opset {opset.version} is newer than opset {newest}, which is the newest known here", where=str(path),
-                             fix="export it with an older opset, or update onnx and onnxruntime")  # fmt: skip
+            raise ModelError(
+                f"the model's opset {opset.version} is newer than opset {newest}, which is the newest known here",
+                where=str(path),
+                fix="export it with an older opset, or update onnx and onnxruntime",
+            )
     for name in external_files(model):
         safe_relative(name)
         if not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
@@ -165,7 +172,9 @@ def check_onnx_finite(model: Any, path: Path) -> None:
             try:
                 values = onnx.numpy_helper.to_array(tensor, base_dir=str(path.parent))
             except (ValueError, OSError, onnx.checker.ValidationError):
-                raise ModelError(f'the weights are truncated or corrupt: tensor "{tensor.name}" cannot be read', where=str(path), fix=_MEND) from None
+                raise ModelError(
+                    f'the weights are truncated or corrupt: tensor "{tensor.name}" cannot be read', where=str(path), fix=_MEND
+                ) from None
             # -inf is how attention masks are written, so only large tensors (weights) may not hold it
             if np.isnan(values).any() or (values.ndim > 1 and values.size > 4096 and not np.isfinite(values).all()):
                 raise _not_finite(tensor.name, path)
@@ -203,7 +212,16 @@ def torch_component(folder: Path, signature: Any) -> Any:
     from edgepipe.artifact import Component, files_in
 
     files = sorted(files_in(folder), key=lambda ref: (ref.path != "config.json", ref.path))
-    parameters = sum(
-        info.parameters for ref in files if ref.path.endswith(".safetensors") for info in safetensors_header(ref.location)
-    )
+    parameters = sum(info.parameters for ref in files if ref.path.endswith(".safetensors") for info in safetensors_header(ref.location))
     return Component("torch", tuple(files), signature, parameters)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a model folder; `ModelError` for anything else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"not readable as JSON: {error}", where=str(path), fix="copy or download the file again") from None
+    if not isinstance(data, dict):
+        raise ModelError("not a JSON object", where=str(path), fix="copy or download the file again")
+    return data

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgepipe.config import Data
-    from edgepipe.data import Sample, Split
+    from edgepipe.data import Split
     from edgepipe.passes import PassSpec
+    from edgepipe.readers import Sample
 
     Feeds = Mapping[str, np.ndarray]
 
@@ -100,7 +101,11 @@ class WorkerContext:
 
     def data(self, split: Split) -> list[Sample]:
         if split not in self._spec.data:
-            raise PassError(f'the pass asked for {split} data without declaring it', where=f"pass {self._spec.name}", fix=f'register it with data=("{split}",)')
+            raise PassError(
+                f"the pass asked for {split} data without declaring it",
+                where=f"pass {self._spec.name}",
+                fix=f'register it with data=("{split}",)',
+            )
         return self._splits(split)
 
     def cost(self, operator: str) -> float | None:
@@ -265,7 +270,9 @@ def main() -> None:
         except EdgepipeError as error:
             result = error
         except MemoryError:
-            result = ResourceError("memory ran out", where=f"pass {getattr(request, 'name', '')}", fix="use a machine with more memory, or a smaller model")
+            result = ResourceError(
+                "memory ran out", where=f"pass {getattr(request, 'name', '')}", fix="use a machine with more memory, or a smaller model"
+            )
         except Exception as error:  # one request must not end the worker
             traceback.print_exc()
             what = f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from edgepipe.progress import Progress
 
 # Nothing a library does in the worker may reach for the network, or start threads and bars of its own.
-QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-         "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}  # fmt: skip
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
 
 
 class WorkerProcess:
@@ -86,9 +93,12 @@ class WorkerProcess:
         if self._process is None:
             self._log = self._log_path.open("ab")
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from edgepipe.worker import main; main()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+                [sys.executable, "-c", "from edgepipe.worker import main; main()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
                 env={**os.environ, **QUIET},
-            )  # fmt: skip
+            )
         return self._process
 
     def _death(self, request: Any, process: subprocess.Popen[bytes]) -> EdgepipeError:
@@ -96,9 +106,17 @@ class WorkerProcess:
         self.close()
         where = f"pass {request.name}" if isinstance(request, Job) else "worker"
         if code == -9:
-            return ResourceError("its process was killed, as the system does when memory runs out", where=where, fix="use a machine with more memory, or a smaller model")
+            return ResourceError(
+                "its process was killed, as the system does when memory runs out",
+                where=where,
+                fix="use a machine with more memory, or a smaller model",
+            )
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return PassError(f"its process crashed in native code ({how}); last lines of its log: {self._last_words()}", where=where, fix="run again; if it repeats, leave the pass out and report it")
+        return PassError(
+            f"its process crashed in native code ({how}); last lines of its log: {self._last_words()}",
+            where=where,
+            fix="run again; if it repeats, leave the pass out and report it",
+        )
 
     def _last_words(self) -> str:
         lines = self._log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()

@@ -16,7 +16,10 @@ HERE = Path(__file__).parent
 def schemas() -> dict[str, dict[str, Any]]:
     """Schema by file name: project file, recipe, profile (facts may come from `extends`), manifest."""
     profile = Profile.model_json_schema()
-    profile["properties"]["extends"] = {"type": "string", "description": "a profile, or a file beside this one, whose facts this one changes"}
+    profile["properties"]["extends"] = {
+        "type": "string",
+        "description": "a profile, or a file beside this one, whose facts this one changes",
+    }
     profile["anyOf"] = [{"required": profile.pop("required")}, {"required": ["extends"]}]
     return {
         "project.schema.json": Project.model_json_schema(),

@@ -14,7 +14,16 @@ def counts(right: int, n: int = 2000) -> list[list[float]]:
     return [[float(index < right)] for index in range(n)]
 
 
-def timing(baseline_ms: float, candidate_ms: float, *, noise: float = 0.02, batch: int = 1, length: str = "task", n: int = 100, end_to_end: bool = False) -> Timing:
+def timing(
+    baseline_ms: float,
+    candidate_ms: float,
+    *,
+    noise: float = 0.02,
+    batch: int = 1,
+    length: str = "task",
+    n: int = 100,
+    end_to_end: bool = False,
+) -> Timing:
     """Times that scatter around the two medians by a share of `noise`."""
     rng = np.random.default_rng(0)
     base, ours = (ms * (1 + noise * rng.standard_normal(n)) for ms in (baseline_ms, candidate_ms))

@@ -26,7 +26,9 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64}))
@@ -66,7 +68,14 @@ def write_adapter(base: Path, folder: Path, *, seed: int = 1, architecture: str 
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    settings = {"task_type": "SEQ_CLS", "r": 4, "lora_alpha": 8, "target_modules": ["query", "value"], "modules_to_save": ["classifier"], **options}
+    settings = {
+        "task_type": "SEQ_CLS",
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["query", "value"],
+        "modules_to_save": ["classifier"],
+        **options,
+    }
     model = get_peft_model(getattr(transformers, architecture).from_pretrained(base), LoraConfig(**settings))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -122,8 +131,18 @@ def write_text_model(folder: Path, architecture: str, *, seed: int = 0, **change
         "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "pad_token_id": 0},
     }
     family = architecture.split("For")[0].removesuffix("Model").removesuffix("LMHead")
-    bert_like = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 66}
-    labels = {"num_labels": 2, "id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}} if "Classification" in architecture else {}
+    bert_like = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 66,
+    }
+    labels = (
+        {"num_labels": 2, "id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
+        if "Classification" in architecture
+        else {}
+    )
     config = getattr(transformers, f"{family}Config")(**{"vocab_size": 128, **labels, **widths.get(family, bert_like), **changes})
     write_model(folder, getattr(transformers, architecture)(config), seed=seed)
     write_tokenizer(folder)
@@ -135,12 +154,23 @@ def write_vision_model(folder: Path, architecture: str, *, seed: int = 0, **chan
     import transformers
 
     sizes = {
-        "ViT": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32, "patch_size": 8},
+        "ViT": {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "image_size": 32,
+            "patch_size": 8,
+        },
         "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
     }
     family = architecture.split("For")[0]
     labels = {"num_labels": 3, "id2label": {0: "cat", 1: "dog", 2: "fox"}, "label2id": {"cat": 0, "dog": 1, "fox": 2}}
-    write_model(folder, getattr(transformers, architecture)(getattr(transformers, f"{family}Config")(**{**labels, **sizes[family], **changes})), seed=seed)
+    write_model(
+        folder,
+        getattr(transformers, architecture)(getattr(transformers, f"{family}Config")(**{**labels, **sizes[family], **changes})),
+        seed=seed,
+    )
     normalised = {"do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     settings = {"do_resize": True, "size": {"height": 32, "width": 32}, "do_rescale": True, **normalised}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
@@ -167,7 +197,10 @@ def write_sentence_encoder(folder: Path, *, pooling: str = "mean", normalize: bo
     write_model(folder, BertModel(bert_config(), add_pooling_layer=False), seed=seed)
     write_tokenizer(folder)
     kinds = ["Transformer", "Pooling", "Normalize"][: 3 if normalize else 2]
-    modules = [{"idx": i, "name": str(i), "path": "" if i == 0 else f"{i}_{kind}", "type": f"sentence_transformers.models.{kind}"} for i, kind in enumerate(kinds)]
+    modules = [
+        {"idx": i, "name": str(i), "path": "" if i == 0 else f"{i}_{kind}", "type": f"sentence_transformers.models.{kind}"}
+        for i, kind in enumerate(kinds)
+    ]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir(exist_ok=True)
     modes = {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean", "pooling_mode_max_tokens": pooling == "max",

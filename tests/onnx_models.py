@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VOCABULARY, HIDDEN = 128, 16
-CONFIG = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "negative", "1": "positive"}, "max_position_embeddings": 64, "vocab_size": VOCABULARY}
+CONFIG = {
+    "architectures": ["BertForSequenceClassification"],
+    "id2label": {"0": "negative", "1": "positive"},
+    "max_position_embeddings": 64,
+    "vocab_size": VOCABULARY,
+}
 
 
 def bag_of_words(*, seed: int = 0, opset: int = 17, labels: int = 2) -> Any:
@@ -74,7 +79,10 @@ def write_external(folder: Path, location: str = "weights.bin") -> Path:
 def word_tagger(labels: int = 3) -> Any:
     """input_ids, attention_mask [batch, sequence] → logits [batch, sequence, labels]: each word's vector times a matrix."""
     rng = np.random.default_rng(0)
-    weights = {"embedding": rng.standard_normal((VOCABULARY, HIDDEN)).astype(np.float32), "tag": rng.standard_normal((HIDDEN, labels)).astype(np.float32)}
+    weights = {
+        "embedding": rng.standard_normal((VOCABULARY, HIDDEN)).astype(np.float32),
+        "tag": rng.standard_normal((HIDDEN, labels)).astype(np.float32),
+    }
     nodes = [helper.make_node("Gather", ["embedding", "input_ids"], ["words"]), helper.make_node("MatMul", ["words", "tag"], ["logits"])]
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in ("input_ids", "attention_mask")]
     return make_model(nodes, inputs, [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence", labels])], weights)

@@ -16,8 +16,16 @@ from edgepipe.artifact import Artifact, Component, FileRef, canonical, digest, f
 from edgepipe.errors import ModelError
 
 JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(st.characters(exclude_categories=("Cs",)))),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(st.characters(exclude_categories=("Cs",))), inner, max_size=4)),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(st.characters(exclude_categories=("Cs",))),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(st.characters(exclude_categories=("Cs",))), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -152,7 +160,9 @@ def test_artifacts_are_immutable(tmp_path: Path) -> None:
         first.program = {}  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../secret", "a/../../secret", "a\\..\\..\\secret", "C:\\secret", "C:/secret", "\\\\host\\share"])
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../secret", "a/../../secret", "a\\..\\..\\secret", "C:\\secret", "C:/secret", "\\\\host\\share"]
+)
 def test_path_that_leaves_the_folder_is_refused(path: str) -> None:
     with pytest.raises(ModelError, match="leaves the model folder"):
         safe_relative(path)

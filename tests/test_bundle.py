@@ -36,7 +36,16 @@ def bundle(onnx_artifact: Artifact, tmp_path: Path) -> Path:
 
 def test_bundle_holds_everything_that_runs_it(bundle: Path) -> None:
     assert listing(bundle) == sorted(
-        [*TEXTS, "SHA256SUMS", "artifact.json", "assets/tokenizer.json", "assets/tokenizer_config.json", "driver.py", "model/model.onnx", "run.py"]
+        [
+            *TEXTS,
+            "SHA256SUMS",
+            "artifact.json",
+            "assets/tokenizer.json",
+            "assets/tokenizer_config.json",
+            "driver.py",
+            "model/model.onnx",
+            "run.py",
+        ]
     )
     assert (bundle / "report.html").read_text(encoding="utf-8") == "<p>é</p>\n"
 
@@ -58,7 +67,9 @@ def test_bundle_reads_back_as_it_was_written(bundle: Path, onnx_artifact: Artifa
 def test_bundle_runs_by_itself_wherever_it_is_copied(bundle: Path, tmp_path: Path) -> None:
     bundle.rename(tmp_path / "elsewhere")
 
-    done = subprocess.run([sys.executable, str(tmp_path / "elsewhere/run.py"), "a good film", "bad"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "elsewhere/run.py"), "a good film", "bad"], capture_output=True, text=True, check=True
+    )
 
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == 2
@@ -160,7 +171,9 @@ def test_archive_holds_the_bundle_without_times_and_owners(bundle: Path) -> None
     assert {(member.mtime, member.uid, member.gid, member.uname, member.mode) for member in members} == {(0, 0, 0, "", 0o644)}
 
 
-@pytest.mark.parametrize("name", ["model/model.onnx", "assets/tokenizer.json", "driver.py", "run.py", "artifact.json", "manifest.json", "report.html"])
+@pytest.mark.parametrize(
+    "name", ["model/model.onnx", "assets/tokenizer.json", "driver.py", "run.py", "artifact.json", "manifest.json", "report.html"]
+)
 def test_changed_or_missing_file_is_refused_by_name(bundle: Path, name: str) -> None:
     with (bundle / name).open("ab") as handle:
         handle.write(b" ")
@@ -194,7 +207,9 @@ def test_damaged_checksums_are_refused(bundle: Path, data: bytes) -> None:
         read_bundle(bundle)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"components": [], "assets": [], "program": {}}', '{"components": {"model": {}}, "assets": [], "program": {}}'])
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"components": [], "assets": [], "program": {}}', '{"components": {"model": {}}, "assets": [], "program": {}}']
+)
 def test_artifact_of_another_shape_is_refused(bundle: Path, text: str) -> None:
     (bundle / "artifact.json").write_text(text)
     sign_again(bundle)

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepipe.config import Budget, Recipe, dump_recipe, find_project, load_project, load_recipe, parse_bytes, parse_value, pass_settings, resolve_path, with_budget
+from edgepipe.config import (
+    Budget,
+    Recipe,
+    dump_recipe,
+    find_project,
+    load_project,
+    load_recipe,
+    parse_bytes,
+    parse_value,
+    pass_settings,
+    resolve_path,
+    with_budget,
+)
 from edgepipe.errors import UsageError
 from edgepipe.toml import parse, read_toml
 
@@ -17,7 +29,9 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "Mi
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 SCALARS = st.one_of(st.booleans(), st.integers(-(10**15), 10**15), st.floats(allow_nan=False, allow_infinity=False), TEXT)
 OPTIONS = st.dictionaries(
-    TEXT.filter(bool), st.recursive(SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)), max_leaves=6), max_size=3
+    TEXT.filter(bool),
+    st.recursive(SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)), max_leaves=6),
+    max_size=3,
 )
 STEPS = st.fixed_dictionaries({"pass": TEXT, "reason": TEXT, "options": OPTIONS})
 
@@ -32,7 +46,13 @@ def write(folder: Path, text: str, name: str = "edgepipe.toml") -> Path:
 def test_defaults_of_the_budget_are_the_documented_ones() -> None:
     budget = Budget()
 
-    assert (budget.max_accuracy_drop, budget.accuracy_margin, budget.max_size_ratio, budget.max_latency_ratio, budget.max_memory_ratio) == (1.0, 1.0, 0.3, 1.0, 0.25)
+    assert (budget.max_accuracy_drop, budget.accuracy_margin, budget.max_size_ratio, budget.max_latency_ratio, budget.max_memory_ratio) == (
+        1.0,
+        1.0,
+        0.3,
+        1.0,
+        0.25,
+    )
     assert (budget.max_size_bytes, budget.max_latency_ms, budget.max_memory_bytes) == (None, None, None)
 
 
@@ -141,7 +161,8 @@ def test_parse_bytes_gives_a_size_or_a_value_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("3", 3), ("0.5", 0.5), ("true", True), ('"x"', "x"), ("20MB", "20MB"), ("bare words", "bare words"), ("[1, 2]", [1, 2]), ("", "")]
+    ("text", "value"),
+    [("3", 3), ("0.5", 0.5), ("true", True), ('"x"', "x"), ("20MB", "20MB"), ("bare words", "bare words"), ("[1, 2]", [1, 2]), ("", "")],
 )
 def test_values_of_flags_read_as_toml_would(text: str, value: object) -> None:
     assert parse_value(text) == value
@@ -182,14 +203,18 @@ def test_recipe_without_steps_is_refused(tmp_path: Path) -> None:
 
 
 def test_recipe_keeps_the_order_of_its_steps(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path, '[[step]]\npass = "export-onnx"\n[[step]]\npass = "quantize-dynamic"\n[step.options]\nper_channel = false\n'))
+    recipe = load_recipe(
+        write(tmp_path, '[[step]]\npass = "export-onnx"\n[[step]]\npass = "quantize-dynamic"\n[step.options]\nper_channel = false\n')
+    )
 
     assert [step.name for step in recipe.steps] == ["export-onnx", "quantize-dynamic"]
     assert recipe.steps[1].options == {"per_channel": False}
 
 
 @given(st.lists(STEPS, min_size=1, max_size=3), st.lists(TEXT, max_size=3))
-def test_any_recipe_reads_back_as_it_was_dumped(tmp_path_factory: pytest.TempPathFactory, steps: list[dict[str, Any]], left_out: list[str]) -> None:
+def test_any_recipe_reads_back_as_it_was_dumped(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[dict[str, Any]], left_out: list[str]
+) -> None:
     recipe = parse(Recipe, {"step": steps, "left_out": left_out}, source="test")
     path = write(tmp_path_factory.getbasetemp(), dump_recipe(recipe), "recipe.toml")
 

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 COLUMNS = ("text", "label")
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30)
 ROWS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=8)
-SAMPLES = st.lists(st.fixed_dictionaries({"text": st.text("abc !", min_size=1, max_size=6), "label": st.sampled_from(["yes", "no"])}), min_size=1, max_size=60)
+SAMPLES = st.lists(
+    st.fixed_dictionaries({"text": st.text("abc !", min_size=1, max_size=6), "label": st.sampled_from(["yes", "no"])}),
+    min_size=1,
+    max_size=60,
+)
 
 
 def read(path: Path, columns: tuple[str, ...] = COLUMNS, **config: Any) -> list[dict[str, Any]]:
@@ -42,7 +46,9 @@ def write_rows(path: Path, rows: list[tuple[str, str]], delimiter: str) -> Path:
 
 
 @given(ROWS, st.sampled_from([("csv", ","), ("tsv", "\t")]))
-def test_any_rows_survive_a_delimited_file(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], kind: tuple[str, str]) -> None:
+def test_any_rows_survive_a_delimited_file(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], kind: tuple[str, str]
+) -> None:
     path = write_rows(tmp_path_factory.getbasetemp() / f"rows.{kind[0]}", rows, kind[1])
 
     assert [(sample["text"], sample["label"]) for sample in read(path)] == rows
@@ -105,7 +111,10 @@ def test_images_have_their_folder_as_label(tmp_path: Path) -> None:
 
     found = read(tmp_path, ("label",))
 
-    assert [(sample["image"], sample["label"]) for sample in found] == [(str(tmp_path / "cat/1.png"), "cat"), (str(tmp_path / "dog/2.png"), "dog")]
+    assert [(sample["image"], sample["label"]) for sample in found] == [
+        (str(tmp_path / "cat/1.png"), "cat"),
+        (str(tmp_path / "dog/2.png"), "dog"),
+    ]
 
 
 def test_table_in_place_of_an_image_folder_says_so(tmp_path: Path) -> None:
@@ -232,7 +241,9 @@ def test_one_file_serves_all_four_roles(tmp_path: Path) -> None:
 
 def test_split_of_its_own_comes_before_the_common_file(tmp_path: Path) -> None:
     rows = sentences(50)
-    splits = Splits(Data(file=str(write_csv(tmp_path / "all.csv", rows[:40])), test=str(write_csv(tmp_path / "test.csv", rows[40:]))), COLUMNS)
+    splits = Splits(
+        Data(file=str(write_csv(tmp_path / "all.csv", rows[:40])), test=str(write_csv(tmp_path / "test.csv", rows[40:]))), COLUMNS
+    )
 
     assert [(sample["text"], sample["label"]) for sample in splits("test")] == rows[40:]
     assert len(splits("train")) == 20

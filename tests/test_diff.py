@@ -23,14 +23,29 @@ FIGURES: dict[str, tuple[str, str, float, float | None]] = {
 def result(metric: str, *, noise: float = 0.005, **changes: Any) -> dict[str, Any]:
     """A row of a manifest; medians have an interval of a share of `noise` around them."""
     axis, better, value, baseline = FIGURES[metric]
-    row = {"axis": axis, "metric": metric, "better": better, "value": value, "baseline": baseline, "conditions": {"batch": 1, "length": "task"}, "verdict": "held"}
+    row = {
+        "axis": axis,
+        "metric": metric,
+        "better": better,
+        "value": value,
+        "baseline": baseline,
+        "conditions": {"batch": 1, "length": "task"},
+        "verdict": "held",
+    }
     row |= changes
     row["interval"] = [row["value"] * (1 - noise), row["value"] * (1 + noise)] if metric == "median" else None
     return row
 
 
 def manifest(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {"profile": "rpi4", "verdict": "held", "source": {"model": "m"}, "machine": {"flags": ["avx2"]}, "results": list(rows), **changes}
+    return {
+        "profile": "rpi4",
+        "verdict": "held",
+        "source": {"model": "m"},
+        "machine": {"flags": ["avx2"]},
+        "results": list(rows),
+        **changes,
+    }
 
 
 def outcome(metric: str, value: float, **changes: Any) -> str:
@@ -81,7 +96,9 @@ def test_latency_is_compared_as_a_ratio_to_its_own_baseline() -> None:
     assert outcome("median", 10.0, baseline=10.0) == "worse"
 
 
-@pytest.mark.parametrize(("metric", "comparable"), [("median", False), ("peak of a fresh process", False), ("accuracy", True), ("component bytes", True)])
+@pytest.mark.parametrize(
+    ("metric", "comparable"), [("median", False), ("peak of a fresh process", False), ("accuracy", True), ("component bytes", True)]
+)
 def test_times_and_memory_of_another_cpu_are_not_comparable(metric: str, comparable: bool) -> None:
     after = manifest(result(metric, value=1e12 if metric != "accuracy" else 0.0), machine={"flags": ["avx2", "avx512f"]})
 
@@ -93,13 +110,19 @@ def test_times_and_memory_of_another_cpu_are_not_comparable(metric: str, compara
 def test_same_figure_under_other_conditions_is_another_figure() -> None:
     fixed = result("median", value=50.0, conditions={"batch": 1, "length": "128"})
 
-    rows = compare(manifest(result("median"), fixed), manifest(result("median", value=100.0, conditions=fixed["conditions"]), result("median")), TOLERANCES)
+    rows = compare(
+        manifest(result("median"), fixed),
+        manifest(result("median", value=100.0, conditions=fixed["conditions"]), result("median")),
+        TOLERANCES,
+    )
 
     assert [(row["old"], row["outcome"]) for row in rows] == [(50.0, "worse"), (10.0, "same")]
 
 
 def test_threads_are_no_condition_of_their_own() -> None:
-    rows = compare(manifest(result("median", conditions={"batch": 1, "length": "task", "threads": 1})), manifest(result("median")), TOLERANCES)
+    rows = compare(
+        manifest(result("median", conditions={"batch": 1, "length": "task", "threads": 1})), manifest(result("median")), TOLERANCES
+    )
 
     assert rows[0]["outcome"] == "same"
 
@@ -107,17 +130,25 @@ def test_threads_are_no_condition_of_their_own() -> None:
 def test_figure_that_is_no_longer_measured_is_told() -> None:
     rows = compare(manifest(result("accuracy"), result("median")), manifest(result("accuracy")), TOLERANCES)
 
-    assert [(row["metric"], row["outcome"], row["note"]) for row in rows] == [("accuracy", "same", ""), ("median", "not comparable", "no longer measured")]
+    assert [(row["metric"], row["outcome"], row["note"]) for row in rows] == [
+        ("accuracy", "same", ""),
+        ("median", "not comparable", "no longer measured"),
+    ]
 
 
 def test_budget_that_newly_broke_is_worse() -> None:
     after = manifest(result("component bytes", verdict="broken"), verdict="broken")
 
-    assert [(row["axis"], row["outcome"]) for row in compare(manifest(result("component bytes")), after, TOLERANCES)] == [("size", "same"), ("size", "worse")]
+    assert [(row["axis"], row["outcome"]) for row in compare(manifest(result("component bytes")), after, TOLERANCES)] == [
+        ("size", "same"),
+        ("size", "worse"),
+    ]
     assert [row["outcome"] for row in compare(after, after, TOLERANCES)] == ["same"]
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "component bytes", "median", "peak of a fresh process", "cosine to a plain session", "without a kernel"])
+@pytest.mark.parametrize(
+    "metric", ["accuracy", "component bytes", "median", "peak of a fresh process", "cosine to a plain session", "without a kernel"]
+)
 def test_regression_exits_with_the_code_of_its_axis(tmp_path: Path, metric: str, capsys: pytest.CaptureFixture[str]) -> None:
     axis, better, value, _ = FIGURES[metric]
     old = write(tmp_path / "old.json", manifest(result(metric)))

@@ -22,7 +22,13 @@ from tests.models import WORDS, write_tokenizer
 
 NAMES = ["input_ids", "attention_mask", "token_type_ids"]
 TEXT = {"tokenizer": "tokenizer.json", "max_length": 16, "pad_id": 0}
-IMAGE = {"channels": 3, "size": {"height": 8, "width": 6}, "do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.5]}
+IMAGE = {
+    "channels": 3,
+    "size": {"height": 8, "width": 6},
+    "do_normalize": True,
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.2, 0.3, 0.5],
+}
 ids = {piece: 5 + index for index, piece in enumerate(WORDS)}
 
 
@@ -94,7 +100,9 @@ def test_no_text_is_longer_than_the_limit(assets: Path, words: list[str], limit:
 
 
 def test_pair_that_is_too_long_keeps_both_texts(assets: Path) -> None:
-    found = feeds(text_encoder(assets, max_length=9), {"text": " ".join(["good"] * 20), "text_pair": " ".join(["bad"] * 20)})["input_ids"][0]
+    found = feeds(text_encoder(assets, max_length=9), {"text": " ".join(["good"] * 20), "text_pair": " ".join(["bad"] * 20)})["input_ids"][
+        0
+    ]
 
     assert len(found) == 9
     assert {ids["good"], ids["bad"]} <= set(found)
@@ -103,7 +111,14 @@ def test_pair_that_is_too_long_keeps_both_texts(assets: Path) -> None:
 def test_fixed_length_in_the_tokenizer_file_is_not_obeyed(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     whole = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
-    whole["padding"] = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+    whole["padding"] = {
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
     (tmp_path / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
 
     assert len(feeds(text_encoder(tmp_path), {"text": "good"})["input_ids"][0]) == 3
@@ -170,7 +185,9 @@ def test_tensors_pass_as_they_are() -> None:
     encoder = driver_module().TensorEncoder("", {}, ["x"])
     arrays = [np.full((1, 3), index, np.float16) for index in range(2)]
 
-    one, both = (encoder.feeds([encoder.parts({"tensors": {"x": array, "unused": array}})[0] for array in arrays[:count]]) for count in (1, 2))
+    one, both = (
+        encoder.feeds([encoder.parts({"tensors": {"x": array, "unused": array}})[0] for array in arrays[:count]]) for count in (1, 2)
+    )
 
     assert list(one) == ["x"]
     assert one["x"] is arrays[0]

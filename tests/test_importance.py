@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from edgepipe.importance import choose_kept
 
 SCORES = st.lists(
-    st.lists(st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 10, allow_subnormal=False)), min_size=1, max_size=40).map(np.array), min_size=1, max_size=5
+    st.lists(st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 10, allow_subnormal=False)), min_size=1, max_size=40).map(np.array),
+    min_size=1,
+    max_size=5,
 )
 RATIOS = st.floats(0.01, 0.99)
 
@@ -28,7 +30,9 @@ def test_every_layer_keeps_a_sorted_choice_of_its_own_units(scores: list[np.ndar
 
 
 @given(SCORES, RATIOS, st.booleans(), st.integers(1, 9))
-def test_no_unit_that_is_cut_matters_more_than_one_that_stays(scores: list[np.ndarray], ratio: float, per_layer: bool, multiple: int) -> None:
+def test_no_unit_that_is_cut_matters_more_than_one_that_stays(
+    scores: list[np.ndarray], ratio: float, per_layer: bool, multiple: int
+) -> None:
     for layer, units in zip(scores, choose_kept(scores, ratio, per_layer=per_layer, multiple_of=multiple), strict=True):
         cut = np.delete(layer, units)
         assert not len(cut) or cut.max() <= layer[units].min()

@@ -21,14 +21,26 @@ def heavy_after(code: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "code", ["import edgepipe", "from edgepipe.cli import run\nassert run(['--help']) == 0", "from edgepipe.cli import run\nassert run(['--version']) == 0"]
+    "code",
+    [
+        "import edgepipe",
+        "from edgepipe.cli import run\nassert run(['--help']) == 0",
+        "from edgepipe.cli import run\nassert run(['--version']) == 0",
+    ],
 )
 def test_import_and_help_load_nothing_heavy(code: str) -> None:
     assert heavy_after(code) == []
 
 
 @pytest.mark.parametrize(
-    "arguments", [["compress", "--help"], ["passes", "list"], ["passes", "show", "quantize-dynamic"], ["profiles", "list"], ["profiles", "show", "rpi4"]]
+    "arguments",
+    [
+        ["compress", "--help"],
+        ["passes", "list"],
+        ["passes", "show", "quantize-dynamic"],
+        ["profiles", "list"],
+        ["profiles", "show", "rpi4"],
+    ],
 )
 def test_commands_that_only_show_load_no_framework(arguments: list[str]) -> None:
     loaded = heavy_after(f"from edgepipe.cli import run\nassert run({arguments!r}) == 0")
@@ -37,7 +49,22 @@ def test_commands_that_only_show_load_no_framework(arguments: list[str]) -> None
 
 
 def test_whole_engine_imports_without_a_framework() -> None:
-    modules = ["build", "pipeline", "validate", "bundle", "manifest", "plan", "intake", "measure", "checks", "worker", "tasks", "passes", "runners.local", "importance"]
+    modules = [
+        "build",
+        "pipeline",
+        "verdict",
+        "bundle",
+        "manifest",
+        "plan",
+        "intake",
+        "measure",
+        "checks",
+        "worker",
+        "tasks",
+        "passes",
+        "runners.local",
+        "importance",
+    ]
 
     loaded = heavy_after("\n".join(f"import edgepipe.{name}" for name in modules) + "\nfrom edgepipe.passes import passes\npasses()")
 
@@ -45,7 +72,9 @@ def test_whole_engine_imports_without_a_framework() -> None:
 
 
 def test_help_lists_every_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "edgepipe", "--help"], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "120"})
+    done = subprocess.run(
+        [sys.executable, "-m", "edgepipe", "--help"], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "120"}
+    )
 
     for name, (_, text) in COMMANDS.items():
         assert f"{name} " in done.stdout

@@ -72,7 +72,11 @@ def test_without_data_none_is_named(here: Path) -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "task"),
-    [("BertForTokenClassification", "token-classification"), ("ViTForImageClassification", "image-classification"), ("BertModel", "fidelity")],
+    [
+        ("BertForTokenClassification", "token-classification"),
+        ("ViTForImageClassification", "image-classification"),
+        ("BertModel", "fidelity"),
+    ],
 )
 def test_task_follows_from_the_architecture(here: Path, architecture: str, task: str) -> None:
     (here / "models/m/config.json").write_text(json.dumps({**CONFIG, "architectures": [architecture]}))

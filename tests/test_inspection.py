@@ -17,7 +17,9 @@ from edgepipe.profile import Profile, load_profile
 from tests.conftest import read_classifier
 from tests.onnx_models import HIDDEN, VOCABULARY, write_external, write_onnx_classifier
 
-CLASSIFIER_PARAMETERS = 128 * 32 + 64 * 32 + 2 * 32 + 64 + 2 * (4 * (32 * 32 + 32) + 64 + 2 * 32 * 64 + 64 + 32 + 64) + (32 * 32 + 32) + (2 * 32 + 2)
+CLASSIFIER_PARAMETERS = (
+    128 * 32 + 64 * 32 + 2 * 32 + 64 + 2 * (4 * (32 * 32 + 32) + 64 + 2 * 32 * 64 + 64 + 32 + 64) + (32 * 32 + 32) + (2 * 32 + 2)
+)
 
 
 def test_torch_model_is_counted_part_by_part(classifier: Path) -> None:
@@ -95,7 +97,11 @@ def test_roofline_compares_arithmetic_with_reading_the_weights() -> None:
 
     bound = binding(found_model(57.6e9, 12_800_000), rpi4)
 
-    assert (bound["arithmetic_floor_ms"], bound["bandwidth_floor_ms"], bound["binds"]) == (pytest.approx(1000), pytest.approx(1), "arithmetic")
+    assert (bound["arithmetic_floor_ms"], bound["bandwidth_floor_ms"], bound["binds"]) == (
+        pytest.approx(1000),
+        pytest.approx(1),
+        "arithmetic",
+    )
     assert binding(found_model(57.6e6, 12_800_000_000), rpi4)["binds"] == "memory bandwidth"
     assert bound["share_of_ram"] == pytest.approx(0.003, abs=1e-4)
 

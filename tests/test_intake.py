@@ -46,10 +46,18 @@ def write_adapter(folder: Path, kind: str = "LORA", name: str = "adapter_model.s
 
 
 def take(
-    folder: Path, task: str = "text-classification", *, adapters: tuple[Path, ...] = (), factory: str | None = None, labels: tuple[str, ...] = (), **data: Any
+    folder: Path,
+    task: str = "text-classification",
+    *,
+    adapters: tuple[Path, ...] = (),
+    factory: str | None = None,
+    labels: tuple[str, ...] = (),
+    **data: Any,
 ) -> Artifact:
     source = find_source(str(folder))
-    return make_artifact(source, [str(path) for path in adapters], load_task(Task(name=task)), labels or source.labels, Data(**data), factory)
+    return make_artifact(
+        source, [str(path) for path in adapters], load_task(Task(name=task)), labels or source.labels, Data(**data), factory
+    )
 
 
 def test_folder_of_save_pretrained_is_found(classifier: Path) -> None:
@@ -134,7 +142,9 @@ def test_labels_that_are_not_numbered_are_a_model_error(tmp_path: Path) -> None:
 def test_shards_follow_their_index(tmp_path: Path) -> None:
     for name in ("b", "a"):
         (tmp_path / f"{name}.safetensors").touch()
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "a.safetensors"}}))
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "a.safetensors"}})
+    )
 
     assert weight_files(tmp_path) == ["model.safetensors.index.json", "a.safetensors", "b.safetensors"]
 
@@ -273,7 +283,11 @@ def test_image_model_takes_its_preprocessor(tmp_path: Path) -> None:
 def test_adapters_are_components_in_their_order(tmp_path: Path) -> None:
     artifact = take(write_torch(tmp_path / "m"), adapters=(write_adapter(tmp_path / "a"), write_adapter(tmp_path / "b")))
 
-    assert {role: component.format for role, component in artifact.components.items()} == {"model": "torch", "adapter": "peft", "adapter_1": "peft"}
+    assert {role: component.format for role, component in artifact.components.items()} == {
+        "model": "torch",
+        "adapter": "peft",
+        "adapter_1": "peft",
+    }
 
 
 def test_adapter_that_cannot_be_merged_says_why(tmp_path: Path) -> None:

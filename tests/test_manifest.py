@@ -18,11 +18,14 @@ from edgepipe.manifest import created, make_manifest, manifest_schema
 from edgepipe.pipeline import PassRun
 from edgepipe.profile import load_profile
 from edgepipe.tasks import load_task
-from edgepipe.validate import judge
+from edgepipe.verdict import judge
 from tests.measurements import measurement
 
 OPEN = {"options", "program", "versions", "machine", "flops_shape"}  # what is in them depends on model and machine
-CONTEXT = {"source": {"model": "m", "adapters": [], "task": "text-classification", "licences": {}, "rows": {"test": 2000}}, "budget": Budget().model_dump()}
+CONTEXT = {
+    "source": {"model": "m", "adapters": [], "task": "text-classification", "licences": {}, "rows": {"test": 2000}},
+    "budget": Budget().model_dump(),
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,9 @@ def manifest(onnx_artifact: Artifact) -> dict[str, Any]:
     profile = load_profile("rpi4")
     recipe = Recipe.model_validate({"step": [{"pass": "quantize-dynamic"}], "left_out": ["merge-lora: no adapter is given"]})
     checks = [{"name": "loads", "held": True, "value": None, "limit": None, "detail": "opens and runs"}]
-    run = PassRun("quantize-dynamic", "model", {"per_channel": True}, "why", 1.5, 10**8, 4000, 1000, False, checks, onnx_artifact.digest, 100)
+    run = PassRun(
+        "quantize-dynamic", "model", {"per_channel": True}, "why", 1.5, 10**8, 4000, 1000, False, checks, onnx_artifact.digest, 100
+    )
     results = judge(measurement(), onnx_artifact, onnx_artifact, profile, load_task(Task(name="text-classification")), Budget())
     flops = dict.fromkeys(("model", "baseline"), count_flops(onnx_artifact, 1))
     return make_manifest(onnx_artifact, onnx_artifact, profile, recipe, [run], results, flops, strict=False, context=CONTEXT)
@@ -116,7 +121,13 @@ def test_bytes_on_the_device_are_a_second_size_row(manifest: dict[str, Any], onn
 
 def test_components_name_files_of_the_bundle(manifest: dict[str, Any], onnx_artifact: Artifact) -> None:
     assert manifest["components"] == [
-        {"role": "model", "path": "model/model.onnx", "format": "onnx", "sha256": onnx_artifact.model.files[0].sha256, "bytes": onnx_artifact.model.size_bytes}
+        {
+            "role": "model",
+            "path": "model/model.onnx",
+            "format": "onnx",
+            "sha256": onnx_artifact.model.files[0].sha256,
+            "bytes": onnx_artifact.model.size_bytes,
+        }
     ]
 
 

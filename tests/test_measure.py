@@ -77,7 +77,13 @@ def test_changed_samples_and_classes_agree_with_the_scores(measured: Measurement
 def test_every_condition_is_timed_on_both(measured: Measurement) -> None:
     conditions = [(timing.batch, timing.length, timing.end_to_end) for timing in measured.timings]
 
-    assert conditions == [(1, "task", False), (1, "task", True), (1, "16", False), (1, "64", False), (8, "64", False)]  # 64 is the model's limit
+    assert conditions == [
+        (1, "task", False),
+        (1, "task", True),
+        (1, "16", False),
+        (1, "64", False),
+        (8, "64", False),
+    ]  # 64 is the model's limit
     for timing in measured.timings:
         assert len(timing.baseline_ms) == len(timing.candidate_ms) > 0
         assert min(timing.baseline_ms + timing.candidate_ms) > 0
@@ -111,7 +117,9 @@ def test_tags_are_scored_at_the_first_piece_of_each_word(tmp_path: Path) -> None
 
 def test_pairs_are_compared_by_their_embeddings(tmp_path: Path) -> None:
     embedder = build(tmp_path / "m", sentence_embedder(), "sentence-similarity")
-    samples = [{"text": "good film", "text_pair": pair, "label": score} for pair, score in (("film good", 5), ("bad plot", 1), ("good plot", 3))]
+    samples = [
+        {"text": "good film", "text_pair": pair, "label": score} for pair, score in (("film good", 5), ("bad plot", 1), ("good plot", 3))
+    ]
 
     found = run(embedder, embedder, "sentence-similarity", samples)
 

@@ -168,7 +168,14 @@ def test_everything_that_decides_a_result_changes_its_key(onnx_artifact: Artifac
     other_data = Data(calibration=str(write_csv(tmp_path / "other.csv", sentences(21))))
 
     def key(**changes: Any) -> str:
-        whole = {"spec": spec, "options": Label(), "before": onnx_artifact, "setting": setting, "facts": {"cpu.isa": ["asimd"]}, "costs": {"Attention": 0.9}}
+        whole = {
+            "spec": spec,
+            "options": Label(),
+            "before": onnx_artifact,
+            "setting": setting,
+            "facts": {"cpu.isa": ["asimd"]},
+            "costs": {"Attention": 0.9},
+        }
         return cache_key(**{**whole, **changes})
 
     keys = {
@@ -242,7 +249,12 @@ def test_damaged_result_is_made_again(onnx_artifact: Artifact, setting: Setting)
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("raise", "it raised RuntimeError: no such label"), ("nothing", "it changed nothing"), ("none", "it returned NoneType"), ("peek", "without declaring it")],
+    [
+        ("raise", "it raised RuntimeError: no such label"),
+        ("nothing", "it changed nothing"),
+        ("none", "it returned NoneType"),
+        ("peek", "without declaring it"),
+    ],
 )
 def test_pass_that_fails_is_an_error_and_never_cached(onnx_artifact: Artifact, setting: Setting, name: str, message: str) -> None:
     for _ in range(2):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from edgepipe.operators import support_table
 from edgepipe.profile import Profile, load_profile
 from edgepipe.resources import resource
 from edgepipe.toml import read_toml
-from edgepipe.validate import support_table
 
 FILES = sorted(resource("profiles").glob("*.toml"))
 

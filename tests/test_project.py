@@ -46,7 +46,9 @@ def test_project_file_alone_makes_the_request(project: Path) -> None:
 
 
 def test_flags_come_before_the_project_file(project: Path) -> None:
-    request = make_request(profiles=["rpi5"], budget=["max_size_ratio=0.1"], settings=["quantize-dynamic.per_channel=true"], out="here", plugins=["more.py"])
+    request = make_request(
+        profiles=["rpi5"], budget=["max_size_ratio=0.1"], settings=["quantize-dynamic.per_channel=true"], out="here", plugins=["more.py"]
+    )
 
     assert (request.profiles, request.budget.max_size_ratio, request.out) == (("rpi5",), 0.1, project / "sub/here")
     assert request.settings == {"quantize-dynamic": {"per_channel": True}}

@@ -190,7 +190,9 @@ def test_workdir_is_gone_after_an_error(store: Store) -> None:
 
 
 def test_workdir_clears_up_after_killed_builds_only(store: Store) -> None:
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True).stdout.strip()
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     left_over = store.root / "work" / f"{dead}-abc"
     left_over.mkdir(parents=True)
 

@@ -170,7 +170,9 @@ def test_tags_that_are_not_bio_count_word_by_word() -> None:
     labels = ("NOUN", "VERB", "ADJ", "ADV", "DET")
     outputs = [{"logits": np.eye(5, dtype=np.float32)[[0, 0, 1, 2, 0]][None]}]
 
-    assert metric(task("token-classification"), [(outputs, {"label": ["NOUN", "VERB", "ADV"], "word_starts": [1, 2, 3]})], labels) == pytest.approx(200 / 3)
+    assert metric(
+        task("token-classification"), [(outputs, {"label": ["NOUN", "VERB", "ADV"], "word_starts": [1, 2, 3]})], labels
+    ) == pytest.approx(200 / 3)
 
 
 def test_words_that_were_cut_off_do_not_count() -> None:
@@ -186,7 +188,8 @@ def test_words_of_several_pieces_have_the_tag_of_the_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sample", "message"), [({"tokens": ["a", "b"], "label": ["O"]}, "2 tokens but 1 tags"), ({"tokens": ["a"], "label": ["B-PR"]}, 'unknown tag "B-PR"')]
+    ("sample", "message"),
+    [({"tokens": ["a", "b"], "label": ["O"]}, "2 tokens but 1 tags"), ({"tokens": ["a"], "label": ["B-PR"]}, 'unknown tag "B-PR"')],
 )
 def test_tags_that_do_not_fit_are_a_data_error(sample: dict[str, Any], message: str) -> None:
     spec = task("token-classification")

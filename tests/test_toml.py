@@ -135,7 +135,13 @@ def test_sub_table_of_an_array_of_tables_belongs_to_its_last_entry() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ['"""\nmodel = 1\n[budget]\n"""', "'''\nmodel = 1\n[budget]\n'''", "[\n  [1, 2],\n  [3]\n]", '[\n  "[budget]",\n  "a = b"\n]', "{ a = 1 }"],
+    [
+        '"""\nmodel = 1\n[budget]\n"""',
+        "'''\nmodel = 1\n[budget]\n'''",
+        "[\n  [1, 2],\n  [3]\n]",
+        '[\n  "[budget]",\n  "a = b"\n]',
+        "{ a = 1 }",
+    ],
     ids=["basic-string", "literal-string", "nested-array", "array-of-strings", "inline-table"],
 )
 def test_what_looks_like_a_key_or_table_inside_a_value_is_none(value: str) -> None:

@@ -31,14 +31,20 @@ from tests.onnx_models import HIDDEN, VOCABULARY, bag_of_words, write_external
 if TYPE_CHECKING:
     from pathlib import Path
 
-TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, dtype=np.int64), "half": np.ones((2, 2), dtype=np.float16)}
+TENSORS = {
+    "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b": np.ones(4, dtype=np.int64),
+    "half": np.ones((2, 2), dtype=np.float16),
+}
 WHOLE = save(TENSORS)
 ODD = st.one_of(st.none(), st.floats(), st.text(max_size=2), st.just([1]), st.booleans())
 ENTRIES = st.fixed_dictionaries(
     {
         "dtype": st.one_of(st.sampled_from(["F32", "BF16", "I8", "F8_E4M3", "?"]), ODD),
         "shape": st.one_of(st.lists(st.integers(-3, 4), max_size=3), st.lists(st.one_of(st.integers(0, 2), ODD), max_size=3), ODD),
-        "data_offsets": st.one_of(st.tuples(st.integers(-70, 70), st.integers(-70, 70)), st.lists(st.one_of(st.integers(0, 9), ODD), max_size=3), ODD),
+        "data_offsets": st.one_of(
+            st.tuples(st.integers(-70, 70), st.integers(-70, 70)), st.lists(st.one_of(st.integers(0, 9), ODD), max_size=3), ODD
+        ),
     }
 )
 
@@ -103,7 +109,9 @@ def assert_read_or_refused(path: Path) -> None:
     assert all(8 <= info.start <= info.end <= path.stat().st_size and info.parameters >= 0 for info in infos)
 
 
-@pytest.mark.parametrize("header", [[], None, 3, {"a": {"dtype": "F32"}}, "[" * 100_000], ids=["list", "null", "number", "no-shape", "text"])
+@pytest.mark.parametrize(
+    "header", [[], None, 3, {"a": {"dtype": "F32"}}, "[" * 100_000], ids=["list", "null", "number", "no-shape", "text"]
+)
 def test_header_of_another_shape_is_corrupt(tmp_path: Path, header: object) -> None:
     with pytest.raises(ModelError, match="header is corrupt"):
         safetensors_header(header_of(tmp_path / "x.safetensors", header))
@@ -256,7 +264,9 @@ def test_initializers_that_are_listed_as_inputs_are_none() -> None:
 def test_parameters_leave_out_scales_and_zero_points() -> None:
     model = bag_of_words()
     before = onnx_parameters(model)
-    model.graph.initializer.extend(numpy_helper.from_array(np.ones(16, np.float32), name) for name in ("w_scale", "w_zero_point", "w_quantized_zero_point"))
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.ones(16, np.float32), name) for name in ("w_scale", "w_zero_point", "w_quantized_zero_point")
+    )
 
     assert onnx_parameters(model) == before
     assert before >= VOCABULARY * HIDDEN + 2 * HIDDEN + 2
@@ -264,9 +274,14 @@ def test_parameters_leave_out_scales_and_zero_points() -> None:
 
 def test_nodes_and_weights_of_subgraphs_are_found() -> None:
     value = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
-    branch = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "branch", [], [value], [numpy_helper.from_array(np.ones(2, np.float32), "w")])
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["w"], ["y"])], "branch", [], [value], [numpy_helper.from_array(np.ones(2, np.float32), "w")]
+    )
     graph = helper.make_graph(
-        [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)], "g", [helper.make_tensor_value_info("c", TensorProto.BOOL, [])], [value]
+        [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)],
+        "g",
+        [helper.make_tensor_value_info("c", TensorProto.BOOL, [])],
+        [value],
     )
     model = helper.make_model(graph)
 

@@ -110,7 +110,10 @@ def run(args: list[str]) -> int:
     except Exception as error:
         if "--verbose" in args:
             traceback.print_exc()
-        return _fail(EdgepipeError(f"a bug in edgepipe: {type(error).__name__}: {error}", fix="run again with --verbose and report the traceback"), as_json)
+        return _fail(
+            EdgepipeError(f"a bug in edgepipe: {type(error).__name__}: {error}", fix="run again with --verbose and report the traceback"),
+            as_json,
+        )
 
 
 def _fail(error: EdgepipeError, as_json: bool) -> int:

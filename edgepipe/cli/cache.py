@@ -31,7 +31,9 @@ def list_cache(as_json: bool) -> None:
 
 
 @command.command("prune")
-@click.option("--max-size", required=True, metavar="SIZE", help="Drop the least recently used until the store is this small: 2GB, 500MB, 0.")
+@click.option(
+    "--max-size", required=True, metavar="SIZE", help="Drop the least recently used until the store is this small: 2GB, 500MB, 0."
+)
 def prune(max_size: str) -> None:
     """Bring the store in bounds; deleting loses nothing but time."""
     from edgepipe.config import parse_bytes

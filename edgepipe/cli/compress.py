@@ -22,7 +22,16 @@ from edgepipe.cli.outcome import show_outcome
 @json_option
 @output_options
 def command(
-    out: str | None, force: bool, strict: bool, archive: bool, dry_run: bool, junit: str | None, as_json: bool, quiet: bool, verbose: bool, **arguments: Any
+    out: str | None,
+    force: bool,
+    strict: bool,
+    archive: bool,
+    dry_run: bool,
+    junit: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **arguments: Any,
 ) -> int:
     """Compress MODEL for a device and prove the result there.
 

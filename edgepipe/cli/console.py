@@ -61,9 +61,15 @@ class _Live:
 
         self._console = Console(stderr=True)
         self._bar = Progress(
-            SpinnerColumn(), TextColumn("[bold]{task.description}"), TextColumn("{task.fields[what]}"), BarColumn(bar_width=24),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, transient=True,
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.fields[what]}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
         self._bar.start()
         self._task = self._bar.add_task("", total=None, what="")
 

@@ -21,7 +21,13 @@ TOLERANCES = {"accuracy": 0.5, "size": 0.01, "latency": 0.10, "memory": 0.10, "p
 @click.command("diff")
 @click.argument("old")
 @click.argument("new")
-@click.option("--tolerance", "tolerances", multiple=True, metavar="AXIS=VALUE", help="How much worse an axis may be: points for accuracy, else a share.")
+@click.option(
+    "--tolerance",
+    "tolerances",
+    multiple=True,
+    metavar="AXIS=VALUE",
+    help="How much worse an axis may be: points for accuracy, else a share.",
+)
 @json_option
 def command(old: str, new: str, tolerances: tuple[str, ...], as_json: bool) -> int:
     """Compare NEW with OLD: two bundles, or two manifest.json files (this build's and the last release's).
@@ -37,14 +43,20 @@ def command(old: str, new: str, tolerances: tuple[str, ...], as_json: bool) -> i
         if not isinstance(manifest.get("results"), list):
             raise ModelError("the file is no manifest", where=path, fix="name a bundle, or its manifest.json")
     if before.get("profile") != after.get("profile"):
-        raise UsageError(f"the builds are for different profiles ({before.get('profile')} and {after.get('profile')})", where=f"{old}, {new}", fix="compare builds for one profile")
+        raise UsageError(
+            f"the builds are for different profiles ({before.get('profile')} and {after.get('profile')})",
+            where=f"{old}, {new}",
+            fix="compare builds for one profile",
+        )
     rows = compare(before, after, allowed)
     if as_json:
         click.echo(json.dumps({"profile": after["profile"], "rows": rows, "exit_code": _code(rows)}, ensure_ascii=False))
     else:
         for row in rows:
             mark = {"worse": "✗ worse", "better": "✓ better", "same": "  same", "not comparable": "  not comparable"}[row["outcome"]]
-            click.echo(f"{row['axis']:<10} {row['metric']:<34} {_shown(row['old']):>14} → {_shown(row['new']):>14}  {mark}{'  ' + row['note'] if row['note'] else ''}")
+            click.echo(
+                f"{row['axis']:<10} {row['metric']:<34} {_shown(row['old']):>14} → {_shown(row['new']):>14}  {mark}{'  ' + row['note'] if row['note'] else ''}"
+            )
     return _code(rows)
 
 
@@ -69,12 +81,33 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], allowed: Mappin
             note = f"ratio to float32 {a:.3f} → {b:.3f}" if timed else ""
             if timed and outcome != "same" and not _apart(old, row):
                 outcome, note = "same", f"{note}, within the noise"
-        rows.append({"axis": row["axis"], "metric": row["metric"] + _length(row), "old": old["value"], "new": row["value"], "outcome": outcome, "note": note})
+        rows.append(
+            {
+                "axis": row["axis"],
+                "metric": row["metric"] + _length(row),
+                "old": old["value"],
+                "new": row["value"],
+                "outcome": outcome,
+                "note": note,
+            }
+        )
     lost = {_key(row) for row in before["results"]} - {_key(row) for row in after["results"]}
-    rows += [{"axis": key[0], "metric": key[1], "old": old_rows[key]["value"], "new": None, "outcome": "not comparable", "note": "no longer measured"} for key in sorted(lost)]
+    rows += [
+        {
+            "axis": key[0],
+            "metric": key[1],
+            "old": old_rows[key]["value"],
+            "new": None,
+            "outcome": "not comparable",
+            "note": "no longer measured",
+        }
+        for key in sorted(lost)
+    ]
     if after.get("verdict") == "broken" and before.get("verdict") != "broken":
         axes = sorted({row["axis"] for row in after["results"] if row["verdict"] == "broken"})
-        rows += [{"axis": axis, "metric": "verdict", "old": None, "new": None, "outcome": "worse", "note": "the budget broke"} for axis in axes]
+        rows += [
+            {"axis": axis, "metric": "verdict", "old": None, "new": None, "outcome": "worse", "note": "the budget broke"} for axis in axes
+        ]
     return rows
 
 

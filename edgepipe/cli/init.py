@@ -60,7 +60,11 @@ def project_text(model: str, source: Any, adapters: list[str], data: dict[str, s
     task = next((name for suffix, name in TASK_OF.items() if architecture.endswith(suffix)), "")
     if not task:
         task = "sentence-similarity" if (source.folder / "modules.json").is_file() else "text-classification" if adapters else "fidelity"
-    label_line = f"labels = {toml_value(source.labels)}" if source.labels else '# labels = ["negative", "positive"]   # in the order of the model\'s outputs'
+    label_line = (
+        f"labels = {toml_value(source.labels)}"
+        if source.labels
+        else '# labels = ["negative", "positive"]   # in the order of the model\'s outputs'
+    )
     lines = [
         "# edgepipe project file; every key: docs/configuration.md. Paths are relative to this file.",
         f"model = {toml_value(model)}",

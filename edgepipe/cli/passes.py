@@ -67,10 +67,17 @@ def _describe(name: str) -> dict[str, Any]:
 
     spec = get_pass(name)
     return {
-        "name": name, "summary": spec.summary, "takes": dict(spec.takes), "gives": dict(spec.gives), "after": list(spec.after), "before": list(spec.before),
-        "data": list(spec.data), "facts": [*spec.facts, *spec.costs], "checks": [{"name": check.name, "limit": check.limit} for check in spec.checks],
+        "name": name,
+        "summary": spec.summary,
+        "takes": dict(spec.takes),
+        "gives": dict(spec.gives),
+        "after": list(spec.after),
+        "before": list(spec.before),
+        "data": list(spec.data),
+        "facts": [*spec.facts, *spec.costs],
+        "checks": [{"name": check.name, "limit": check.limit} for check in spec.checks],
         "options": spec.options.model_json_schema().get("properties", {}),
-    }  # fmt: skip
+    }
 
 
 def _words(value: Any) -> str:

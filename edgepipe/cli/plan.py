@@ -11,7 +11,7 @@ from edgepipe.cli.options import build_options, json_option, output_options, req
 from edgepipe.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgepipe.build import Request
+    from edgepipe.request import Request
 
 
 @click.command("plan")
@@ -29,8 +29,8 @@ def show_plans(request: Request, *, whole: bool, as_json: bool, quiet: bool, wri
     """Print or write the plans; `whole`: check samples and output folder too, as the build would."""
     from pathlib import Path
 
-    from edgepipe.build import planned
     from edgepipe.config import dump_recipe
+    from edgepipe.request import planned
     from edgepipe.store import write_atomic
 
     _, builds = planned(request, whole=whole)

@@ -21,7 +21,11 @@ def list_profiles(as_json: bool) -> None:
 
     found = [load_profile(name) for name in profile_names()]
     if as_json:
-        click.echo(json.dumps([{"name": p.name, "title": p.title, "arch": p.cpu.arch, "runner": p.reach.runner, "runs_here": runs_here(p)} for p in found]))
+        click.echo(
+            json.dumps(
+                [{"name": p.name, "title": p.title, "arch": p.cpu.arch, "runner": p.reach.runner, "runs_here": runs_here(p)} for p in found]
+            )
+        )
         return
     for profile in found:
         note = "  (proven on this machine)" if runs_here(profile) else ""

@@ -22,9 +22,17 @@ from edgepipe.cli.outcome import show_outcome
 @json_option
 @output_options
 def command(
-    bundle: str, profiles: tuple[str, ...], data: str | None, budget: tuple[str, ...], project: str | None, strict: bool, junit: str | None,
-    as_json: bool, quiet: bool, verbose: bool,
-) -> int:  # fmt: skip
+    bundle: str,
+    profiles: tuple[str, ...],
+    data: str | None,
+    budget: tuple[str, ...],
+    project: str | None,
+    strict: bool,
+    junit: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
     """Judge BUNDLE again, on its own device or others. A bundle whose files were changed is refused."""
     from edgepipe.revalidate import revalidate
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgepipe.artifact import Artifact
-    from edgepipe.data import Sample
+    from edgepipe.readers import Sample
 
 LENGTH = 128  # tokens of the text that is counted
 

@@ -35,7 +35,9 @@ def _ratio(fused: Any, parts: Any, threads: int) -> float:
     # The runtime must not fuse the parts again, so both run without its optimiser.
     sessions = [driver_module().open_session(model.SerializeToString(), threads, optimise=False) for model in (fused, parts)]
     rng = np.random.default_rng(0)
-    feeds = {i.name: rng.standard_normal([d if isinstance(d, int) else 1 for d in i.shape]).astype(np.float32) for i in sessions[0].get_inputs()}
+    feeds = {
+        i.name: rng.standard_normal([d if isinstance(d, int) else 1 for d in i.shape]).astype(np.float32) for i in sessions[0].get_inputs()
+    }
     times: tuple[list[float], list[float]] = ([], [])
     for run in range(RUNS + 5):
         for session, taken in zip(sessions, times, strict=True):
@@ -97,8 +99,16 @@ def _attention(fused: bool) -> Any:
     size = HIDDEN // HEADS
     weight, bias = _vector(HIDDEN * 3 * HIDDEN).reshape(HIDDEN, 3 * HIDDEN), _vector(3 * HIDDEN)
     if fused:
-        return _graph([make_node("Attention", ["x", "w", "b"], ["y"], domain=_MS, num_heads=HEADS)], {"x": [1, LENGTH, HIDDEN]}, {"w": weight, "b": bias})
-    weights = {"split": np.array([1, LENGTH, HEADS, size]), "join": np.array([1, LENGTH, HIDDEN]), "scale": np.array(size**0.5, dtype=np.float32)}
+        return _graph(
+            [make_node("Attention", ["x", "w", "b"], ["y"], domain=_MS, num_heads=HEADS)],
+            {"x": [1, LENGTH, HIDDEN]},
+            {"w": weight, "b": bias},
+        )
+    weights = {
+        "split": np.array([1, LENGTH, HEADS, size]),
+        "join": np.array([1, LENGTH, HIDDEN]),
+        "scale": np.array(size**0.5, dtype=np.float32),
+    }
     nodes = []
     for index, name in enumerate("qkv"):
         weights[f"w{name}"] = np.ascontiguousarray(weight[:, index * HIDDEN : (index + 1) * HIDDEN])

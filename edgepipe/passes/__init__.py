@@ -108,8 +108,11 @@ def passes() -> dict[str, PassSpec]:
             try:
                 point.load()
             except (Exception, SystemExit) as error:
-                raise PassError(f'the installed pass "{point.name}" does not load: {type(error).__name__}: {error}', where=point.value,
-                                fix="mend or uninstall its package") from error  # fmt: skip
+                raise PassError(
+                    f'the installed pass "{point.name}" does not load: {type(error).__name__}: {error}',
+                    where=point.value,
+                    fix="mend or uninstall its package",
+                ) from error
     return dict(_REGISTRY)
 
 
@@ -136,5 +139,7 @@ def load_plugin(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise PassError(f"the plugin does not load: {type(error).__name__}: {error}", where=str(path), fix="run it by itself to see the traceback") from error
+        raise PassError(
+            f"the plugin does not load: {type(error).__name__}: {error}", where=str(path), fix="run it by itself to see the traceback"
+        ) from error
     return module

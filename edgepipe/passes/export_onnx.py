@@ -92,7 +92,11 @@ def _head(module: Any) -> str | None:
     """The task of a transformers class by its name, for models judged by fidelity."""
     if getattr(module, "base_model", None) is module:
         return "feature-extraction"
-    heads = {"ForSequenceClassification": "text-classification", "ForTokenClassification": "token-classification", "ForImageClassification": "image-classification"}
+    heads = {
+        "ForSequenceClassification": "text-classification",
+        "ForTokenClassification": "token-classification",
+        "ForImageClassification": "image-classification",
+    }
     return next((task for suffix, task in heads.items() if type(module).__name__.endswith(suffix)), None)
 
 
@@ -127,10 +131,22 @@ def _torch_export(module: Any, artifact: Artifact, ctx: Context, target: Path, o
         sequence = value.ndim == 3 and any(1 in dims for dims in axes.values())
         axes[name] = {0: "batch", **({1: "sequence"} if sequence else {})}
     try:
-        torch.onnx.export(Positional(), args, str(target), input_names=names, output_names=output_names, dynamic_axes=axes, opset_version=opset, dynamo=False)
+        torch.onnx.export(
+            Positional(),
+            args,
+            str(target),
+            input_names=names,
+            output_names=output_names,
+            dynamic_axes=axes,
+            opset_version=opset,
+            dynamo=False,
+        )
     except Exception as error:  # the tracer raises whatever the model's own code does
-        raise PassError(f"PyTorch cannot export the model: {str(error).splitlines()[0]}", where="pass export-onnx",
-                        fix="the model's forward must be traceable: tensors in, tensors out, no data-dependent Python branches") from error  # fmt: skip
+        raise PassError(
+            f"PyTorch cannot export the model: {str(error).splitlines()[0]}",
+            where="pass export-onnx",
+            fix="the model's forward must be traceable: tensors in, tensors out, no data-dependent Python branches",
+        ) from error
     _state_shapes(target, {name: (value.shape, axes[name]) for name, value in zip(output_names, outputs, strict=True)})
 
 
@@ -159,4 +175,6 @@ def _consolidate(target: Path) -> None:
     onnx.load_external_data_for_model(model, str(target.parent))
     for name in external:
         (target.parent / name).unlink()
-    onnx.save_model(model, str(target), save_as_external_data=True, all_tensors_to_one_file=True, location="model.onnx.data", size_threshold=1024)
+    onnx.save_model(
+        model, str(target), save_as_external_data=True, all_tensors_to_one_file=True, location="model.onnx.data", size_threshold=1024
+    )

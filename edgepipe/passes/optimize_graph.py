@@ -92,7 +92,9 @@ def fuse(source: Path, target: Path, family: str, kept: Mapping[str, bool]) -> N
         for switch in SWITCHES[name][0]:
             setattr(switches, switch, keep)
     # Heads and width are read off the graph (0), layer by layer, since pruning makes them differ.
-    model = optimize_model(str(source), model_type=family, num_heads=0, hidden_size=0, opt_level=0, optimization_options=switches, use_gpu=False)
+    model = optimize_model(
+        str(source), model_type=family, num_heads=0, hidden_size=0, opt_level=0, optimization_options=switches, use_gpu=False
+    )
     large = sum(len(t.raw_data) for t in model.model.graph.initializer) > 2_000_000_000
     model.save_model_to_file(str(target), use_external_data_format=large)
 

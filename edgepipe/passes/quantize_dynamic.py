@@ -19,9 +19,21 @@ if TYPE_CHECKING:
 
 OPERATORS = ("MatMul", "Gemm", "Attention", "Gather", "LSTM")
 QUANTIZED = (
-    "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", "DynamicQuantizeLSTM", "ConvInteger", "DynamicQuantizeLinear",
-    "QuantizeLinear", "DequantizeLinear", "QLinearMatMul", "QLinearConv", "QGemm", "MatMulNBits", "GatherBlockQuantized",
-)  # fmt: skip
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "QAttention",
+    "DynamicQuantizeLSTM",
+    "ConvInteger",
+    "DynamicQuantizeLinear",
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "QLinearMatMul",
+    "QLinearConv",
+    "QGemm",
+    "MatMulNBits",
+    "GatherBlockQuantized",
+)
 
 
 class QuantizeDynamic(PassOptions):
@@ -72,8 +84,11 @@ def quantize_dynamic(artifact: Artifact, options: QuantizeDynamic, ctx: Context)
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT, "EnableSubgraph": False},
     )
     if not _eight_bit(load_onnx(folder / "model.onnx")):
-        raise PassError(f"the model has no {', '.join(options.operators)} whose weights could become int8", where="pass quantize-dynamic",
-                        fix="leave the pass out of the recipe")  # fmt: skip
+        raise PassError(
+            f"the model has no {', '.join(options.operators)} whose weights could become int8",
+            where="pass quantize-dynamic",
+            fix="leave the pass out of the recipe",
+        )
     return artifact.with_component("model", onnx_component(folder))
 
 

@@ -107,7 +107,9 @@ def size_chart(passes: Sequence[Mapping[str, Any]], limit_bytes: float | None, k
         kept, wide = 100 * min(before, after) / largest, 100 * max(before, after) / largest
         parts += [
             _text(0, top + 14, run["name"], "strong"),
-            Markup('<text x="100%" y="{}" class="end"><tspan class="quiet">{} →</tspan> {}</text>').format(top + 14, number(before / 1e6), with_unit(after, "bytes")),
+            Markup('<text x="100%" y="{}" class="end"><tspan class="quiet">{} →</tspan> {}</text>').format(
+                top + 14, number(before / 1e6), with_unit(after, "bytes")
+            ),
             _rect(0, top + 22, 100, 12, "track"),
             _rect(kept, top + 22, wide - kept, 12, "taken" if after < before else "added"),
             _rect(0, top + 22, kept, 12, "after"),
@@ -118,11 +120,15 @@ def size_chart(passes: Sequence[Mapping[str, Any]], limit_bytes: float | None, k
     if limit_bytes is not None and limit_bytes <= largest:
         parts.append(_text(100 * limit_bytes / largest, height + 8, f"limit {with_unit(limit_bytes, 'bytes')}", "limit-text"))
         height += 14
-    told = "; ".join(f"{run['name']}: {with_unit(run['size_bytes_before'], 'bytes')} to {with_unit(run['size_bytes_after'], 'bytes')}" for run in passes)
+    told = "; ".join(
+        f"{run['name']}: {with_unit(run['size_bytes_before'], 'bytes')} to {with_unit(run['size_bytes_after'], 'bytes')}" for run in passes
+    )
     return _svg(height, "Size after each pass", told, parts, key)
 
 
-def latency_chart(before_ms: Sequence[float], after_ms: Sequence[float], marks: Mapping[str, Mapping[str, float | None]], title: str, key: str) -> Markup:
+def latency_chart(
+    before_ms: Sequence[float], after_ms: Sequence[float], marks: Mapping[str, Mapping[str, float | None]], title: str, key: str
+) -> Markup:
     """Two histograms over one axis from 0 ms, before above after. `marks`: {"before" | "after": {"median": ms, …}}."""
     ordered = sorted([*before_ms, *after_ms])
     last = ordered[min(len(ordered) - 1, math.ceil(DRAWN * len(ordered)))] or 1.0
@@ -142,7 +148,11 @@ def latency_chart(before_ms: Sequence[float], after_ms: Sequence[float], marks: 
             parts.append(_line(100 * median / last, top + 20, top + 80, "median"))
         parts.append(_axis(top + 80))
         top += 92
-    parts += [part for tick in ticks for part in _tick(100 * tick / last, top - 12, number(tick, _tick_decimals(ticks)) + (" ms" if tick == ticks[-1] else ""))]
+    parts += [
+        part
+        for tick in ticks
+        for part in _tick(100 * tick / last, top - 12, number(tick, _tick_decimals(ticks)) + (" ms" if tick == ticks[-1] else ""))
+    ]
     slower = [sum(ms > last for ms in times) for times in (before_ms, after_ms)]
     if any(slower):
         parts.append(_text(0, top + 26, f"slower than {number(last)} ms, not drawn: {slower[0]} before, {slower[1]} after", "quiet"))
@@ -150,7 +160,9 @@ def latency_chart(before_ms: Sequence[float], after_ms: Sequence[float], marks: 
     return _svg(top + 14, title, "; ".join(told), parts, key)
 
 
-def interval_chart(rows: Sequence[tuple[str, float, Sequence[float] | None, str]], lines: Sequence[tuple[float, str, str]], title: str, key: str) -> Markup:
+def interval_chart(
+    rows: Sequence[tuple[str, float, Sequence[float] | None, str]], lines: Sequence[tuple[float, str, str]], title: str, key: str
+) -> Markup:
     """Dots with whiskers, a row each (label, value, interval, class), over vertical lines (value, text, class)."""
     inside = [bound for _, value, interval, _ in rows for bound in (value, *(interval or ()))] + [value for value, _, _ in lines]
     low, high = min(inside), max(inside)
@@ -178,7 +190,10 @@ def interval_chart(rows: Sequence[tuple[str, float, Sequence[float] | None, str]
     parts.append(Markup('<line x1="{}%" x2="100%" y1="{}" y2="{}" class="axis"/>').format(LABELS, height, height))
     ticks = [tick for tick in _ticks(low, high) if tick >= low]
     parts += [part for tick in ticks for part in _tick(place(tick), height, number(tick, _tick_decimals(ticks)))]
-    told = [f"{label} {number(value)}" + (f", 95 % interval {number(interval[0])} to {number(interval[1])}" if interval else "") for label, value, interval, _ in rows]
+    told = [
+        f"{label} {number(value)}" + (f", 95 % interval {number(interval[0])} to {number(interval[1])}" if interval else "")
+        for label, value, interval, _ in rows
+    ]
     return _svg(height + 22, title, "; ".join([*told, *(words for _, words, _ in lines if words)]), parts, key)
 
 

@@ -92,7 +92,9 @@ class Build:
 def render_html(manifests: Sequence[Mapping[str, Any]], measurements: Sequence[Mapping[str, Any]]) -> str:
     """The report of one build or of several profiles' builds of one model; measurements stand beside their manifests."""
     beside = [*measurements, *({} for _ in manifests)]
-    builds = [_build(f"p{index}", manifest, measured or {}) for index, (manifest, measured) in enumerate(zip(manifests, beside, strict=False))]
+    builds = [
+        _build(f"p{index}", manifest, measured or {}) for index, (manifest, measured) in enumerate(zip(manifests, beside, strict=False))
+    ]
     here = Path(__file__)
     worst = _worst(manifest.get("verdict") for manifest in manifests)
     page = _template().render(builds=builds, verdict=worst, css=here.with_name("report.css").read_text(encoding="utf-8"))
@@ -178,7 +180,9 @@ def _accuracy(rows: Sequence[Mapping[str, Any]], key: str) -> Iterable[AccuracyV
         title, name = f"{row['metric']}, {row['unit']}", f"{key}-accuracy{index}"
         after = (row["value"], row.get("interval"), "after")
         if row.get("baseline") is not None:
-            yield AccuracyView(row, charts.interval_chart([("before", row["baseline"], None, "before"), ("after", *after)], (), title, name))
+            yield AccuracyView(
+                row, charts.interval_chart([("before", row["baseline"], None, "before"), ("after", *after)], (), title, name)
+            )
         elif row.get("budget") is not None:
             lines = [(0.0, "", "axis"), (row["budget"], f"limit {charts.number(row['budget'])}", "limit")]
             yield AccuracyView(row, charts.interval_chart([("drop", *after)], lines, title, name))
@@ -194,10 +198,14 @@ def _latency(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any], key
             mark: row for mark, metric in names.items() for row in rows
             if row["axis"] == "latency" and row["metric"] == metric and row.get("conditions", {}).get("length") == "task"
         }  # fmt: skip
-        marks = {side: {mark: row.get(column) for mark, row in found.items()} for side, column in (("before", "baseline"), ("after", "value"))}
+        marks = {
+            side: {mark: row.get(column) for mark, row in found.items()} for side, column in (("before", "baseline"), ("after", "value"))
+        }
         title = "End to end, with encoding" if whole else "Model only"
         told = f"Latency distribution, {title.lower()}"
-        yield LatencyView(title, charts.latency_chart(timing["baseline_ms"], timing["candidate_ms"], marks, told, f"{key}-latency{int(whole)}"))
+        yield LatencyView(
+            title, charts.latency_chart(timing["baseline_ms"], timing["candidate_ms"], marks, told, f"{key}-latency{int(whole)}")
+        )
 
 
 def _classes(measured: Mapping[str, Any]) -> list[ClassChange]:
@@ -208,7 +216,9 @@ def _changes(measured: Mapping[str, Any]) -> Iterable[Changes]:
     groups: dict[str, list[Mapping[str, Any]]] = {"lost": [], "gained": [], "other": []}
     for sample in measured.get("changed") or ():
         true = sample.get("label")
-        groups["other" if true is None or true not in (sample["before"], sample["after"]) else "lost" if sample["before"] == true else "gained"].append(sample)
+        groups[
+            "other" if true is None or true not in (sample["before"], sample["after"]) else "lost" if sample["before"] == true else "gained"
+        ].append(sample)
     unlabelled = all(sample.get("label") is None for sample in groups["other"])
     titles = {"lost": "Right → wrong", "gained": "Wrong → right", "other": "Label changed" if unlabelled else "Wrong → wrong"}
     return (Changes(kind, titles[kind], tuple(samples)) for kind, samples in groups.items() if samples)

@@ -31,8 +31,18 @@ def _suite(manifest: Mapping[str, Any], strict: bool) -> ET.Element:
     passes = manifest.get("passes") or ()
     cases = [_budget_case(row, profile, strict) for row in manifest.get("results") or () if row.get("budget") is not None]
     for position, run in enumerate(passes, 1):
-        cases += [_check_case(run, check, profile, f"{position}-{run['name']}", first=index == 0) for index, check in enumerate(run.get("checks") or ())]
-    suite = _element("testsuite", name=f"edgepipe.{profile}", timestamp=str(manifest.get("created", ""))[:19], hostname="localhost", tests=len(cases), errors=0)
+        cases += [
+            _check_case(run, check, profile, f"{position}-{run['name']}", first=index == 0)
+            for index, check in enumerate(run.get("checks") or ())
+        ]
+    suite = _element(
+        "testsuite",
+        name=f"edgepipe.{profile}",
+        timestamp=str(manifest.get("created", ""))[:19],
+        hostname="localhost",
+        tests=len(cases),
+        errors=0,
+    )
     suite.set("failures", str(sum(case.find("failure") is not None for case in cases)))
     suite.set("skipped", str(sum(case.find("skipped") is not None for case in cases)))
     suite.set("time", f"{sum(float(case.get('time', '0')) for case in cases):.3f}")
@@ -49,7 +59,12 @@ def _suite(manifest: Mapping[str, Any], strict: bool) -> ET.Element:
 def _budget_case(row: Mapping[str, Any], profile: str, strict: bool) -> ET.Element:
     conditions = conditions_text(row.get("conditions") or {})
     component = "" if row.get("component", "model") == "model" else f" of {row['component']}"
-    case = _element("testcase", classname=f"edgepipe.{profile}.{row['axis']}", name=row["metric"] + component + (f" [{conditions}]" if conditions else ""), time="0.000")
+    case = _element(
+        "testcase",
+        classname=f"edgepipe.{profile}.{row['axis']}",
+        name=row["metric"] + component + (f" [{conditions}]" if conditions else ""),
+        time="0.000",
+    )
     keys = ("provenance", "verdict", "value", "baseline", "budget", "unit", "n")
     case.append(_properties({key: row.get(key) for key in keys}))
     message = f"{row['metric']} is {with_unit(row.get('value'), row['unit'])}, limit {limit_text(row)} ({row['provenance']})"

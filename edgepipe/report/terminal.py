@@ -36,7 +36,13 @@ def print_result(manifest: Mapping[str, Any], *, bundle: Path | None = None, rep
     console = Console()
     if not console.is_terminal:  # a pipe or CI log has no width; wrapped cells would only be harder to read
         console = Console(width=PLAIN_WIDTH)
-    table = Table(title=f"{manifest['source']['model']} on {manifest['profile_title']}", title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = Table(
+        title=f"{manifest['source']['model']} on {manifest['profile_title']}",
+        title_justify="left",
+        header_style="bold",
+        box=None,
+        pad_edge=False,
+    )
     for name in ("axis", "figure", "before", "after", "limit", "95 % interval", "proof", "verdict"):
         table.add_column(name, justify="left" if name in ("axis", "figure", "proof", "verdict") else "right", overflow="fold")
     axis = ""
@@ -48,10 +54,15 @@ def print_result(manifest: Mapping[str, Any], *, bundle: Path | None = None, rep
         verdict = row["verdict"]
         interval = row["interval"]
         table.add_row(
-            shown, row["metric"] + conditions(row["conditions"]), amount(row["baseline"], row["unit"]), amount(row["value"], row["unit"]),
-            amount(row["budget"], row["unit"]), f"{interval[0]:.2f} … {interval[1]:.2f}" if interval else "", row["provenance"],
+            shown,
+            row["metric"] + conditions(row["conditions"]),
+            amount(row["baseline"], row["unit"]),
+            amount(row["value"], row["unit"]),
+            amount(row["budget"], row["unit"]),
+            f"{interval[0]:.2f} … {interval[1]:.2f}" if interval else "",
+            row["provenance"],
             f"[{COLOURS[verdict]}]{MARKS[verdict]}[/]" if verdict else "[dim]reported[/]",
-        )  # fmt: skip
+        )
     console.print(table)
     reasons: dict[str, list[str]] = {}
     for row in manifest["results"]:
@@ -60,7 +71,9 @@ def print_result(manifest: Mapping[str, Any], *, bundle: Path | None = None, rep
     for reason, axes in reasons.items():
         console.print(f"  [dim]{', '.join(dict.fromkeys(axes))}: {reason}[/]", highlight=False)
     verdict = manifest["verdict"]
-    console.print(f"\n[{COLOURS[verdict]}]{MARKS[verdict]}[/]  profile {manifest['profile']}, exit code {manifest['exit_code']}", highlight=False)
+    console.print(
+        f"\n[{COLOURS[verdict]}]{MARKS[verdict]}[/]  profile {manifest['profile']}, exit code {manifest['exit_code']}", highlight=False
+    )
     for label, path in (("bundle", bundle), ("report", report)):
         if path is not None:
             console.print(f"{label}  {path}", highlight=False, soft_wrap=True)

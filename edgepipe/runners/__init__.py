@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgepipe.artifact import Artifact
-    from edgepipe.data import Sample
     from edgepipe.profile import Profile
+    from edgepipe.readers import Sample
 
 BUILT_IN = {"local": "edgepipe.runners.local"}
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgepipe.artifact import Artifact
-    from edgepipe.data import Sample
     from edgepipe.profile import Profile
+    from edgepipe.readers import Sample
 
 
 def make(profile: Profile) -> LocalRunner:
@@ -45,9 +45,14 @@ class LocalRunner:
         return artifact.model.folder.parent
 
     def open(self, folder: Path, *, threads: int, optimise: bool = True) -> AgentModel:
-        log = tempfile.TemporaryFile()
+        log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the model
         process = subprocess.Popen(
-            [sys.executable, str(resource("devices") / "agent.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
+            [sys.executable, str(resource("devices") / "agent.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
         )
         model = AgentModel(process, log)
         try:
@@ -75,20 +80,27 @@ class AgentModel:
         if not line:
             self._log.seek(0)
             words = self._log.read().decode("utf-8", "replace").strip().splitlines()[-1:] or ["no message"]
-            raise DeviceError(f"the agent died ({self._process.wait()}): {words[0]}", where="runner local", fix="run again; if it repeats, run the bundle's run.py by itself")
+            raise DeviceError(
+                f"the agent died ({self._process.wait()}): {words[0]}",
+                where="runner local",
+                fix="run again; if it repeats, run the bundle's run.py by itself",
+            )
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError:
             raise DeviceError("the agent answered rubbish", where="runner local", fix="run again") from None
         if "error" in answer:
-            raise DeviceError(f"the agent could not {request['do']}: {answer['error'].splitlines()[0]}", where="runner local", fix="see that the model's operators and inputs suit this runtime")
+            raise DeviceError(
+                f"the agent could not {request['do']}: {answer['error'].splitlines()[0]}",
+                where="runner local",
+                fix="see that the model's operators and inputs suit this runtime",
+            )
         return answer
 
     def predict(self, samples: Sequence[Sample]) -> list[LocalPrediction]:
         results = self.ask({"do": "predict", "samples": [_wire(sample) for sample in samples]})["results"]
         return [
-            LocalPrediction([_arrays(one) for one in r["outputs"]], r["model_ns"], r["total_ns"], r.get("word_starts", []))
-            for r in results
+            LocalPrediction([_arrays(one) for one in r["outputs"]], r["model_ns"], r["total_ns"], r.get("word_starts", [])) for r in results
         ]
 
     def batch(self, samples: Sequence[Sample], length: int | None = None) -> dict[str, np.ndarray]:

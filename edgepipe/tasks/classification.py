@@ -51,7 +51,15 @@ def check_labels(samples: Sequence[Mapping[str, Any]], labels: Sequence[str], wh
             raise DataError("a sample has no label", where=where, fix="images need a folder per label; or use the task fidelity")
         name = label_name(sample["label"], labels)
         if name not in labels:
-            raise DataError(f'unknown label "{sample["label"]}"', where=where, fix=f"{nearest(name, labels)} Map it with [data.label_map] or name the model's labels in [task] labels")
+            raise DataError(
+                f'unknown label "{sample["label"]}"',
+                where=where,
+                fix=f"{nearest(name, labels)} Map it with [data.label_map] or name the model's labels in [task] labels",
+            )
         found.add(name)
     if len(found) == 1:
-        raise DataError(f'every sample has the label "{found.pop()}"', where=where, fix="data of one class says nothing about accuracy; add samples of the others")
+        raise DataError(
+            f'every sample has the label "{found.pop()}"',
+            where=where,
+            fix="data of one class says nothing about accuracy; add samples of the others",
+        )

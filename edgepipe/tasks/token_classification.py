@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgepipe.errors import DataError, nearest
 from edgepipe.tasks import TaskSpec
 from edgepipe.tasks.classification import first_output, label_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import numpy as np
 
     from edgepipe.config import Task
     from edgepipe.tasks import Outputs
@@ -58,7 +58,11 @@ def f1_points(counts: np.ndarray) -> float:
 def check_labels(samples: Sequence[Mapping[str, Any]], labels: Sequence[str], where: str) -> None:
     for sample in samples:
         if len(sample["tokens"]) != len(sample["label"]):
-            raise DataError(f"{len(sample['tokens'])} tokens but {len(sample['label'])} tags: {' '.join(sample['tokens'])[:60]!r}", where=where, fix="give one tag a token")
+            raise DataError(
+                f"{len(sample['tokens'])} tokens but {len(sample['label'])} tags: {' '.join(sample['tokens'])[:60]!r}",
+                where=where,
+                fix="give one tag a token",
+            )
         for tag in sample["label"]:
             if label_name(tag, labels) not in labels:
                 raise DataError(f'unknown tag "{tag}"', where=where, fix=nearest(str(tag), labels))

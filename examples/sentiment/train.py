@@ -106,7 +106,12 @@ def main() -> None:
             total += float(loss.detach()) * len(labels)
         score = accuracy(model, dev, tokenizer)
         log["epochs"].append(
-            {"epoch": epoch + 1, "train_loss": round(total / len(train), 4), "dev_accuracy": round(score, 4), "seconds": round(time.time() - started)}
+            {
+                "epoch": epoch + 1,
+                "train_loss": round(total / len(train), 4),
+                "dev_accuracy": round(score, 4),
+                "seconds": round(time.time() - started),
+            }
         )
         print(log["epochs"][-1], flush=True)
         if score >= best:  # dev chooses the epoch; test is read once, below

@@ -29,7 +29,9 @@ class Project:
         """`edgepipe ARGUMENTS` in the folder."""
         return self.execute([*COMMAND, *map(str, arguments)], **settings)
 
-    def execute(self, command: Sequence[str], *, env: Mapping[str, str] | None = None, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    def execute(
+        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, before: Callable[[], None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Any command, with the environment `run` has. `before` runs in the child just before it starts."""
         return subprocess.run(
             command, cwd=self.folder, env=self.environment(env), stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8",

@@ -73,17 +73,25 @@ def test_unknown_file_type_lists_the_known_ones(onnx_project: Project, suffix: s
 @pytest.mark.parametrize("name", ["data.csv", "data.jsonl"])
 def test_latin1_file_is_refused_until_its_encoding_is_named(onnx_project: Project, name: str) -> None:
     rows = [(f"café {text}", label) for text, label in sentences(200)]
-    lines = [f"{text},{label}" for text, label in rows] if name.endswith("csv") else [f'{{"text": "{text}", "label": "{label}"}}' for text, label in rows]
+    lines = (
+        [f"{text},{label}" for text, label in rows]
+        if name.endswith("csv")
+        else [f'{{"text": "{text}", "label": "{label}"}}' for text, label in rows]
+    )
     header = ["text,label"] if name.endswith("csv") else []
     (onnx_project.folder / name).write_bytes("\n".join([*header, *lines]).encode("latin-1"))
 
     onnx_project.refuses(*HOST, "--data", name, code=3, says=(name, "not utf-8 text", "[data] encoding"))
-    onnx_project.toml().write_text(onnx_project.toml().read_text().replace('file = "samples.csv"', f'file = "{name}"\nencoding = "latin-1"'))
+    onnx_project.toml().write_text(
+        onnx_project.toml().read_text().replace('file = "samples.csv"', f'file = "{name}"\nencoding = "latin-1"')
+    )
     onnx_project.passes(*HOST, "--dry-run")
 
 
 def test_unknown_encoding_is_a_usage_error(onnx_project: Project) -> None:
-    onnx_project.toml().write_text(onnx_project.toml().read_text().replace('file = "samples.csv"', 'file = "samples.csv"\nencoding = "latin-99"'))
+    onnx_project.toml().write_text(
+        onnx_project.toml().read_text().replace('file = "samples.csv"', 'file = "samples.csv"\nencoding = "latin-99"')
+    )
 
     onnx_project.refuses(*HOST, code=2, says=("latin-99",))
 

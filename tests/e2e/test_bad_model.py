@@ -73,11 +73,23 @@ def shard_elsewhere(base: Path) -> None:
         (lambda base: (base / "model.safetensors").write_bytes(b""), ("model.safetensors:", "empty")),
         (lambda base: truncate(base / "model.safetensors", 0.5), ("model.safetensors:", "truncated or corrupt")),
         (lambda base: truncate(base / "model.safetensors", 0.001), ("model.safetensors:", "truncated")),
-        (lambda base: (base / "model.safetensors").write_bytes(np.random.default_rng(0).bytes(5000)), ("model.safetensors:", "truncated or no safetensors")),
-        (lambda base: (base / "model.safetensors").write_bytes((100).to_bytes(8, "little") + b"{" * 200), ("model.safetensors:", "header is corrupt")),
-        (lambda base: (base / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}"), ("model.safetensors:", "holds no tensors")),
+        (
+            lambda base: (base / "model.safetensors").write_bytes(np.random.default_rng(0).bytes(5000)),
+            ("model.safetensors:", "truncated or no safetensors"),
+        ),
+        (
+            lambda base: (base / "model.safetensors").write_bytes((100).to_bytes(8, "little") + b"{" * 200),
+            ("model.safetensors:", "header is corrupt"),
+        ),
+        (
+            lambda base: (base / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}"),
+            ("model.safetensors:", "holds no tensors"),
+        ),
         (lambda base: change_weight(base, "classifier.weight", float("nan")), ('tensor "classifier.weight" holds NaN or infinite values',)),
-        (lambda base: change_weight(base, "bert.pooler.dense.weight", float("inf")), ('tensor "bert.pooler.dense.weight" holds NaN or infinite values',)),
+        (
+            lambda base: change_weight(base, "bert.pooler.dense.weight", float("inf")),
+            ('tensor "bert.pooler.dense.weight" holds NaN or infinite values',),
+        ),
         (lambda base: only_pickle(base, "model.pt"), ("pickled (model.pt)", "unpickling runs code")),
         (lambda base: only_pickle(base, "weights.pkl"), ("pickled (weights.pkl)",)),
         (unsharded, ("shards of the weights are missing", "model-00001-of-00002.safetensors")),
@@ -91,7 +103,9 @@ def shard_elsewhere(base: Path) -> None:
     ],
     ids=lambda value: value[-1][:50] if isinstance(value, tuple) else "",
 )
-def test_broken_model_folder_is_refused_before_anything_runs(small: Project, spoil: Callable[[Path], object], says: tuple[str, ...]) -> None:
+def test_broken_model_folder_is_refused_before_anything_runs(
+    small: Project, spoil: Callable[[Path], object], says: tuple[str, ...]
+) -> None:
     spoil(small.folder / "base")
 
     errors = small.refuses(*HOST, code=3, says=says)
@@ -102,7 +116,10 @@ def test_broken_model_folder_is_refused_before_anything_runs(small: Project, spo
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda base: remove_weight(base, "bert.encoder.layer.1.output.dense.weight"), ("weights are missing", "bert.encoder.layer.1.output.dense.weight")),
+        (
+            lambda base: remove_weight(base, "bert.encoder.layer.1.output.dense.weight"),
+            ("weights are missing", "bert.encoder.layer.1.output.dense.weight"),
+        ),
         (lambda base: change_config(base, hidden_size=64), ("base:", "config.json and the weights belong together")),
     ],
 )
@@ -177,7 +194,9 @@ def adapter_of_a_deeper_model(project: Project) -> None:
         (adapter_of_a_deeper_model, ("adapter:", "does not have", "layer.2.attention.self.query")),
     ],
 )
-def test_adapter_for_another_model_is_refused_naming_layers(small: Project, spoil: Callable[[Project], None], says: tuple[str, ...]) -> None:
+def test_adapter_for_another_model_is_refused_naming_layers(
+    small: Project, spoil: Callable[[Project], None], says: tuple[str, ...]
+) -> None:
     spoil(small)
 
     small.refuses(*HOST, code=3, says=says)
@@ -213,7 +232,9 @@ def test_nan_in_the_adapter_is_refused(small: Project) -> None:
 
 
 def test_adapter_folder_given_as_the_model_is_refused(small: Project) -> None:
-    small.refuses("compress", "adapter", "--profile", "host", "--task", "text-classification", code=3, says=("adapter, not a model", "--adapter"))
+    small.refuses(
+        "compress", "adapter", "--profile", "host", "--task", "text-classification", code=3, says=("adapter, not a model", "--adapter")
+    )
 
 
 def test_model_without_a_trained_head_is_refused(small: Project) -> None:

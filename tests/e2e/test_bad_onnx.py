@@ -85,11 +85,16 @@ def dangling() -> Any:
         (linked_external, ("weights.bin", "leaves the model folder")),
         (missing_external, ("model.onnx:", '"weights.bin" is missing')),
         (truncated_external, ("model.onnx:", "truncated or corrupt", '"embedding"')),
-        (lambda folder: (save(folder, bag_of_words()), onnx.save_model(bag_of_words(), folder / "two.onnx")), ("2 ONNX files", "model.onnx, two.onnx")),
+        (
+            lambda folder: (save(folder, bag_of_words()), onnx.save_model(bag_of_words(), folder / "two.onnx")),
+            ("2 ONNX files", "model.onnx, two.onnx"),
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
 )
-def test_broken_onnx_model_is_refused_before_anything_runs(onnx_project: Project, spoil: Callable[[Path], object], says: tuple[str, ...]) -> None:
+def test_broken_onnx_model_is_refused_before_anything_runs(
+    onnx_project: Project, spoil: Callable[[Path], object], says: tuple[str, ...]
+) -> None:
     spoil(onnx_project.folder / "onnx")
 
     errors = onnx_project.refuses(*HOST, code=3, says=says)
@@ -170,7 +175,18 @@ def test_model_with_nothing_to_quantize_is_told_so(onnx_project: Project) -> Non
     (onnx_project.folder / "recipe.toml").write_text('[[step]]\npass = "quantize-dynamic"\n')
 
     onnx_project.refuses(
-        "compress", "relu.onnx", "--task", "fidelity", "--data", "rows.npz", "--profile", "host", "--recipe", "recipe.toml", code=4, says=("quantize-dynamic", "MatMul")
+        "compress",
+        "relu.onnx",
+        "--task",
+        "fidelity",
+        "--data",
+        "rows.npz",
+        "--profile",
+        "host",
+        "--recipe",
+        "recipe.toml",
+        code=4,
+        says=("quantize-dynamic", "MatMul"),
     )
 
 
@@ -178,12 +194,27 @@ def test_samples_that_do_not_fit_the_models_inputs_are_refused(onnx_project: Pro
     onnx.save_model(one_node("Relu"), onnx_project.folder / "relu.onnx")
     np.savez(onnx_project.folder / "rows.npz", wrong=np.random.default_rng(0).random((30, 4)).astype(np.float32))
 
-    onnx_project.refuses("compress", "relu.onnx", "--task", "fidelity", "--data", "rows.npz", "--profile", "host", code=3, says=("rows.npz", '"x"'))
+    onnx_project.refuses(
+        "compress", "relu.onnx", "--task", "fidelity", "--data", "rows.npz", "--profile", "host", code=3, says=("rows.npz", '"x"')
+    )
 
 
-@pytest.mark.parametrize("array", [np.arange(120).reshape(30, 4), np.random.default_rng(0).random((30, 4, 1)).astype(np.float32)], ids=["type", "rank"])
+@pytest.mark.parametrize(
+    "array", [np.arange(120).reshape(30, 4), np.random.default_rng(0).random((30, 4, 1)).astype(np.float32)], ids=["type", "rank"]
+)
 def test_samples_of_the_wrong_type_or_rank_are_refused(onnx_project: Project, array: np.ndarray) -> None:
     onnx.save_model(one_node("Relu"), onnx_project.folder / "relu.onnx")
     np.savez(onnx_project.folder / "rows.npz", x=array)
 
-    onnx_project.refuses("compress", "relu.onnx", "--task", "fidelity", "--data", "rows.npz", "--profile", "host", code=3, says=("rows.npz", '"x"', "float32"))
+    onnx_project.refuses(
+        "compress",
+        "relu.onnx",
+        "--task",
+        "fidelity",
+        "--data",
+        "rows.npz",
+        "--profile",
+        "host",
+        code=3,
+        says=("rows.npz", '"x"', "float32"),
+    )

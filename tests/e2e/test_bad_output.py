@@ -96,7 +96,9 @@ def test_unwritable_output_folder_is_refused_before_anything_runs(small: Project
     locked = small.folder / "locked"
     locked.mkdir(mode=0o555)
 
-    errors = small.refuses(*HOST, "--out", "locked/build", code=2, says=("locked", "cannot be written: Permission denied"), before=without_override)
+    errors = small.refuses(
+        *HOST, "--out", "locked/build", code=2, says=("locked", "cannot be written: Permission denied"), before=without_override
+    )
 
     assert errors.startswith("error: ")
 

@@ -81,7 +81,10 @@ def test_pass_that_misbehaves_is_named(onnx_project: Project, body: str, code: i
 
 
 def test_pass_that_spoils_its_input_does_not_spoil_later_builds(onnx_project: Project) -> None:
-    write(onnx_project, HEAD + "    path = artifact.model.main_file\n    os.chmod(path, 0o644)\n    path.write_bytes(b'spoilt')\n    return artifact\n")
+    write(
+        onnx_project,
+        HEAD + "    path = artifact.model.main_file\n    os.chmod(path, 0o644)\n    path.write_bytes(b'spoilt')\n    return artifact\n",
+    )
     onnx_project.run(*HOST, "--recipe", "recipe.toml")
 
     onnx_project.passes("compress", "--profile", "host", "--quiet")
@@ -90,7 +93,9 @@ def test_pass_that_spoils_its_input_does_not_spoil_later_builds(onnx_project: Pr
 def test_failure_is_not_cached(onnx_project: Project) -> None:
     source = HEAD + "    if not os.path.exists(os.environ['LUCK']): raise RuntimeError('not yet')\n"
     source += "    folder = Path(ctx.workdir, 'm'); folder.mkdir(); text = artifact.model.main_file.read_bytes()\n"
-    source += "    import onnx; model = onnx.load_from_string(text); model.producer_name = 'mine'; onnx.save(model, folder / 'model.onnx')\n"
+    source += (
+        "    import onnx; model = onnx.load_from_string(text); model.producer_name = 'mine'; onnx.save(model, folder / 'model.onnx')\n"
+    )
     write(onnx_project, source + "    return artifact.with_component('model', edgepipe.onnx_component(folder))\n")
     luck, budget = onnx_project.folder / "luck", ("--budget", "max_size_ratio=2")
     onnx_project.refuses(*HOST, "--recipe", "recipe.toml", code=4, says=("not yet",), env={"LUCK": str(luck)})
@@ -112,6 +117,10 @@ def test_pass_with_options_that_are_no_model_is_refused(onnx_project: Project) -
 
 
 def test_pass_with_an_unknown_check_is_refused(onnx_project: Project) -> None:
-    write(onnx_project, HEAD.replace('gives={"model": "onnx"}', 'gives={"model": "onnx"}, checks=(edgepipe.Check("equal-output"),)') + "    return artifact\n")
+    write(
+        onnx_project,
+        HEAD.replace('gives={"model": "onnx"}', 'gives={"model": "onnx"}, checks=(edgepipe.Check("equal-output"),)')
+        + "    return artifact\n",
+    )
 
     onnx_project.refuses(*HOST, "--recipe", "recipe.toml", code=4, says=("mine", '"equal-output"', 'did you mean "equal-outputs"?'))

@@ -57,15 +57,24 @@ def test_wrong_command_line_names_what_is_right(small: Project, arguments: tuple
     ("text", "says"),
     [
         ("modell = 'x'\n", ("edgepipe.toml:1:", 'unknown key "modell"', 'did you mean "model"?')),
-        ("model = 'base'\n\n[budget]\nmax_latncy_ms = 5\n", ("edgepipe.toml:4:", 'unknown key "max_latncy_ms" in [budget]', '"max_latency_ms"')),
+        (
+            "model = 'base'\n\n[budget]\nmax_latncy_ms = 5\n",
+            ("edgepipe.toml:4:", 'unknown key "max_latncy_ms" in [budget]', '"max_latency_ms"'),
+        ),
         ("model = 'base'\n[data]\nfile = 'samples.csv'\nallow_overlaps = []\n", ("edgepipe.toml:4:", 'did you mean "allow_overlap"?')),
         ("model = 'base'\n[task\nname = 'x'\n", ("edgepipe.toml:2:", "not valid TOML")),
         ("model = 'base'\ntask = 5\n", ("edgepipe.toml:2:", "task")),
         ("model = 'base'\n[budget]\nmax_size_ratio = 'small'\n", ("edgepipe.toml:3:", '"max_size_ratio"', "small")),
-        ("model = 'base'\n[task]\nname = 'text-classificaton'\n[data]\nfile = 'samples.csv'\n", ("text-classificaton", 'did you mean "text-classification"?')),
+        (
+            "model = 'base'\n[task]\nname = 'text-classificaton'\n[data]\nfile = 'samples.csv'\n",
+            ("text-classificaton", 'did you mean "text-classification"?'),
+        ),
         ("model = 'base'\n", ("no task is given", "--task")),
         ("[task]\nname = 'fidelity'\n", ("no model is given",)),
-        ("model = 'base'\n[task]\nname = 'fidelity'\n[data]\nfile = 'samples.csv'\n[passes.quantize-dynamik]\nper_channel = false\n", ("quantize-dynamik",)),
+        (
+            "model = 'base'\n[task]\nname = 'fidelity'\n[data]\nfile = 'samples.csv'\n[passes.quantize-dynamik]\nper_channel = false\n",
+            ("quantize-dynamik",),
+        ),
     ],
 )
 def test_wrong_project_file_names_file_line_and_key(small: Project, text: str, says: tuple[str, ...]) -> None:
@@ -86,16 +95,34 @@ STEP = '[[step]]\npass = "{}"\n'
 @pytest.mark.parametrize(
     ("recipe", "says"),
     [
-        (STEP.format("merge-lora") + STEP.format("quantize-dynamic") + STEP.format("export-onnx"), ("recipe.toml:3:", "quantize-dynamic must come after export-onnx")),
-        (STEP.format("export-onnx") + STEP.format("merge-lora") + STEP.format("optimize-graph"), ("recipe.toml:1:", "export-onnx must come after merge-lora")),
-        (STEP.format("merge-lora") + STEP.format("optimize-graph"), ("recipe.toml:3:", "takes a onnx model", "it is torch", "add export-onnx")),
+        (
+            STEP.format("merge-lora") + STEP.format("quantize-dynamic") + STEP.format("export-onnx"),
+            ("recipe.toml:3:", "quantize-dynamic must come after export-onnx"),
+        ),
+        (
+            STEP.format("export-onnx") + STEP.format("merge-lora") + STEP.format("optimize-graph"),
+            ("recipe.toml:1:", "export-onnx must come after merge-lora"),
+        ),
+        (
+            STEP.format("merge-lora") + STEP.format("optimize-graph"),
+            ("recipe.toml:3:", "takes a onnx model", "it is torch", "add export-onnx"),
+        ),
         (STEP.format("merge-lora") + STEP.format("prune-ffn"), ("ends with a torch model", "add export-onnx")),
         (STEP.format("export-onnx"), ("an adapter is given, but the recipe does not merge it", "merge-lora")),
         ("step = []\n", ("step",)),
         ("", ('missing key "step"',)),
-        (STEP.format("merge-lora") + STEP.format("quantise-dynamic"), ("recipe.toml:3:", 'unknown pass "quantise-dynamic"', 'did you mean "quantize-dynamic"?')),
-        ('[[step]]\npass = "merge-lora"\n\n[[step]]\npass = "export-onnx"\noption = { opset = 17 }\n', ("recipe.toml:6:", 'unknown key "option"', '"options"')),
-        ('[[step]]\npass = "export-onnx"\noptions = { opsett = 17 }\n', ("recipe.toml:3:", 'unknown key "opsett"', 'did you mean "opset"?')),
+        (
+            STEP.format("merge-lora") + STEP.format("quantise-dynamic"),
+            ("recipe.toml:3:", 'unknown pass "quantise-dynamic"', 'did you mean "quantize-dynamic"?'),
+        ),
+        (
+            '[[step]]\npass = "merge-lora"\n\n[[step]]\npass = "export-onnx"\noption = { opset = 17 }\n',
+            ("recipe.toml:6:", 'unknown key "option"', '"options"'),
+        ),
+        (
+            '[[step]]\npass = "export-onnx"\noptions = { opsett = 17 }\n',
+            ("recipe.toml:3:", 'unknown key "opsett"', 'did you mean "opset"?'),
+        ),
         (STEP.format("merge-lora") + STEP.format("export-onnx") + "[step.options]\nopset = 99\n", ("recipe.toml:6:", "opset", "99")),
         ('[[step]\npass = "export-onnx"\n', ("recipe.toml:1:", "not valid TOML")),
     ],

@@ -29,7 +29,9 @@ options = { per_channel = false, reduce_range = true }
 GROUPS = {"profiles": ("list", "show", "check"), "passes": ("list", "show"), "cache": ("list", "prune")}
 
 
-@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), *((group, name) for group, names in GROUPS.items() for name in names)], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [(), *((name,) for name in COMMANDS), *((group, name) for group, names in GROUPS.items() for name in names)], ids=" ".join
+)
 def test_help_of_every_command_says_what_it_does(small: Project, command: tuple[str, ...]) -> None:
     done = small.passes(*command, "--help")
 
@@ -206,7 +208,13 @@ def test_project_file_above_governs_and_its_paths_are_its_own(small: Project) ->
 
 
 def test_tool_table_in_pyproject_is_a_project_file(small: Project) -> None:
-    text = small.toml().read_text().replace("[task]", "[tool.edgepipe.task]").replace("[data]", "[tool.edgepipe.data]").replace("[budget]", "[tool.edgepipe.budget]")
+    text = (
+        small.toml()
+        .read_text()
+        .replace("[task]", "[tool.edgepipe.task]")
+        .replace("[data]", "[tool.edgepipe.data]")
+        .replace("[budget]", "[tool.edgepipe.budget]")
+    )
     small.toml().unlink()
     pyproject = small.folder / "pyproject.toml"
     pyproject.write_text("[tool.edgepipe]\n" + text)

@@ -155,4 +155,8 @@ def test_two_builds_at_once_in_one_cache_both_succeed(cold: Project, built: Proj
     ended = [process.communicate(timeout=120)[1] for process in running]
 
     assert [process.returncode for process in running] == [0, 0], ended
-    assert manifest_of(cold.folder / "build")["artifact"] == manifest_of(other.folder / "build")["artifact"] == manifest_of(built.folder / "build")["artifact"]
+    assert (
+        manifest_of(cold.folder / "build")["artifact"]
+        == manifest_of(other.folder / "build")["artifact"]
+        == manifest_of(built.folder / "build")["artifact"]
+    )

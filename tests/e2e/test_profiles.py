@@ -12,7 +12,9 @@ from tests.e2e.command import manifest_of
 if TYPE_CHECKING:
     from tests.e2e.command import Project
 
-MINE = 'extends = "rpi4"\nname = "mine"\ntitle = "My board"\n\n[memory]\nram_bytes = 1000000000\n\n[sources]\n"memory.ram_bytes" = "the box"\n'
+MINE = (
+    'extends = "rpi4"\nname = "mine"\ntitle = "My board"\n\n[memory]\nram_bytes = 1000000000\n\n[sources]\n"memory.ram_bytes" = "the box"\n'
+)
 SHIPPED = {"rpi3", "rpi4", "rpi5", "x86-avx2", "x86-vnni", "browser-wasm", "host"}
 
 

@@ -43,7 +43,10 @@ def raise_the_verdict(bundle: Path) -> None:
         (lambda bundle: (bundle / "SHA256SUMS").unlink(), "no edgepipe bundle"),
         (lambda bundle: (bundle / "SHA256SUMS").write_text(""), "was added"),
         (lambda bundle: (bundle / "SHA256SUMS").write_bytes(b"\xff\xfe"), "was added"),
-        (lambda bundle: (bundle / "SHA256SUMS").write_text((bundle / "SHA256SUMS").read_text() + f"{'0' * 64}  ../../etc/passwd\n"), "../../etc/passwd"),
+        (
+            lambda bundle: (bundle / "SHA256SUMS").write_text((bundle / "SHA256SUMS").read_text() + f"{'0' * 64}  ../../etc/passwd\n"),
+            "../../etc/passwd",
+        ),
     ],
 )
 def test_tampered_bundle_is_refused_naming_the_file(bundled: Project, spoil: Callable[[Path], object], says: str) -> None:
@@ -106,7 +109,11 @@ def test_other_data_is_what_judges(bundled: Project) -> None:
 
 @pytest.mark.parametrize(
     ("content", "code", "says"),
-    [("text,label\n", 3, ("other.csv", "no samples")), ("words,label\nfilm,positive\n", 3, ('column "text" is missing',)), (None, 3, ("other.csv", "no such file"))],
+    [
+        ("text,label\n", 3, ("other.csv", "no samples")),
+        ("words,label\nfilm,positive\n", 3, ('column "text" is missing',)),
+        (None, 3, ("other.csv", "no such file")),
+    ],
 )
 def test_bad_data_is_refused(bundled: Project, content: str | None, code: int, says: tuple[str, ...]) -> None:
     if content is not None:

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 
 def artifact_of(
-    model: Path, task: str = "text-classification", *, adapters: Sequence[Path] = (), factory: str | None = None, labels: Sequence[str] = (), data: Data | None = None
+    model: Path,
+    task: str = "text-classification",
+    *,
+    adapters: Sequence[Path] = (),
+    factory: str | None = None,
+    labels: Sequence[str] = (),
+    data: Data | None = None,
 ) -> Artifact:
     """What enters a build when a user names this model and task."""
     source = find_source(str(model))
@@ -31,7 +37,14 @@ def artifact_of(
 
 
 def job_for(
-    name: str, artifact: Artifact, workdir: Path, *, data: Data | None = None, costs: Mapping[str, float] | None = None, plugins: Sequence[Path] = (), **options: Any
+    name: str,
+    artifact: Artifact,
+    workdir: Path,
+    *,
+    data: Data | None = None,
+    costs: Mapping[str, float] | None = None,
+    plugins: Sequence[Path] = (),
+    **options: Any,
 ) -> Job:
     """One pass to run in a folder of its own below `workdir`."""
     folder = workdir / f"{name}-{len(list(workdir.iterdir()))}"

@@ -113,7 +113,11 @@ def test_pass_that_raises_without_a_message_is_named(bench: Bench) -> None:
 
 def test_pass_may_raise_an_error_for_a_person_itself(bench: Bench) -> None:
     with pytest.raises(ModelError, match="no such layer"):
-        bench.run(PLAIN.replace('    """Multiply', '    from edgepipe.errors import ModelError\n    raise ModelError("no such layer")\n    """Multiply'))
+        bench.run(
+            PLAIN.replace(
+                '    """Multiply', '    from edgepipe.errors import ModelError\n    raise ModelError("no such layer")\n    """Multiply'
+            )
+        )
 
 
 @pytest.mark.parametrize("value", ["None", "artifact.model", '{"model": artifact.model}'])
@@ -148,7 +152,9 @@ def test_pass_that_writes_a_graph_no_runtime_opens_is_named(bench: Bench) -> Non
 
 
 def test_pass_that_writes_nan_is_named(bench: Bench) -> None:
-    change = "setattr(tensor := next(t for t in graph.initializer if t.name == 'classifier.bias'), 'raw_data', b'\\xff' * len(tensor.raw_data))"
+    change = (
+        "setattr(tensor := next(t for t in graph.initializer if t.name == 'classifier.bias'), 'raw_data', b'\\xff' * len(tensor.raw_data))"
+    )
 
     assert "not finite" in bench.fails(f"return edited(artifact, ctx, lambda graph: {change})").what
 

@@ -82,13 +82,17 @@ def test_outputs_per_token_keep_a_free_sequence(route: str, tmp_path: Path) -> N
 
 
 def test_route_is_found_for_a_roberta_that_knows_two_token_types(tmp_path: Path) -> None:
-    folder = write_text_model(tmp_path / "model", "RobertaForSequenceClassification", type_vocab_size=2)  # optimum exports no token_type_ids for it
+    folder = write_text_model(
+        tmp_path / "model", "RobertaForSequenceClassification", type_vocab_size=2
+    )  # optimum exports no token_type_ids for it
 
     exported = run_pass("export-onnx", artifact_of(folder), tmp_path)
 
     feeds = text_feeds(exported, 3, 9)
     feeds["token_type_ids"][:, 5:] = 1
-    np.testing.assert_allclose(outputs(exported, feeds), torch_outputs(loaded(folder, "RobertaForSequenceClassification"), feeds), atol=1e-5)
+    np.testing.assert_allclose(
+        outputs(exported, feeds), torch_outputs(loaded(folder, "RobertaForSequenceClassification"), feeds), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -100,7 +104,9 @@ def test_opset_is_the_one_asked_for(opset: int, route: str, classifier: Path, tm
 
     assert [entry.version for entry in onnx.load(exported.model.main_file).opset_import if entry.domain == ""] == [opset]
     feeds = text_feeds(exported, padded=True)
-    np.testing.assert_allclose(outputs(exported, feeds), torch_outputs(loaded(classifier, "BertForSequenceClassification"), feeds), atol=1e-5)
+    np.testing.assert_allclose(
+        outputs(exported, feeds), torch_outputs(loaded(classifier, "BertForSequenceClassification"), feeds), atol=1e-5
+    )
 
 
 def test_model_with_few_positions_is_checked_within_them(tmp_path: Path) -> None:
@@ -120,7 +126,9 @@ def test_image_model_equals_pytorch_at_every_batch(architecture: str, route: str
     exported = run_pass("export-onnx", artifact_of(folder, "image-classification"), tmp_path, route=route)
 
     for batch in (1, 4):
-        np.testing.assert_allclose(outputs(exported, image_feeds(batch)), torch_outputs(loaded(folder, architecture), image_feeds(batch)), atol=1e-5)
+        np.testing.assert_allclose(
+            outputs(exported, image_feeds(batch)), torch_outputs(loaded(folder, architecture), image_feeds(batch)), atol=1e-5
+        )
 
 
 def pooled(folder: Path, feeds: dict[str, np.ndarray], pooling: str, *, normalize: bool) -> np.ndarray:
@@ -163,7 +171,7 @@ def test_masked_language_model_is_exported_for_fidelity(tmp_path: Path) -> None:
     np.testing.assert_allclose(outputs(exported, feeds), torch_outputs(loaded(folder, "BertForMaskedLM"), feeds), atol=1e-5)
 
 
-FACTORY = '''
+FACTORY = """
 import torch
 
 class BagOfWords(torch.nn.Module):
@@ -178,7 +186,7 @@ class BagOfWords(torch.nn.Module):
 
 def make_model(config):
     return BagOfWords(config)
-'''
+"""
 
 
 def test_architecture_of_the_users_own_is_built_by_its_factory(classifier: Path, tmp_path: Path) -> None:
@@ -222,7 +230,9 @@ def test_trainer_checkpoint_is_taken_and_its_other_files_stay_behind(classifier:
 def test_half_precision_checkpoint_of_either_transformers_is_exported_in_float32(key: str, classifier: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(classifier, folder)
-    config = {name: value for name, value in json.loads((folder / "config.json").read_text()).items() if name not in ("dtype", "torch_dtype")}
+    config = {
+        name: value for name, value in json.loads((folder / "config.json").read_text()).items() if name not in ("dtype", "torch_dtype")
+    }
     loaded(classifier, "BertForSequenceClassification").half().save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps({**config, key: "float16", "transformers_version": "5.0.0"}))
 
@@ -230,7 +240,9 @@ def test_half_precision_checkpoint_of_either_transformers_is_exported_in_float32
 
     assert {value.dtype for value in initializers(exported).values() if value.dtype.kind == "f"} == {np.dtype(np.float32)}
     feeds = text_feeds(exported)
-    np.testing.assert_allclose(outputs(exported, feeds), torch_outputs(loaded(folder, "BertForSequenceClassification").float(), feeds), atol=1e-5)
+    np.testing.assert_allclose(
+        outputs(exported, feeds), torch_outputs(loaded(folder, "BertForSequenceClassification").float(), feeds), atol=1e-5
+    )
 
 
 def test_weights_only_bin_file_is_taken(classifier: Path, tmp_path: Path) -> None:
@@ -245,7 +257,9 @@ def test_weights_only_bin_file_is_taken(classifier: Path, tmp_path: Path) -> Non
     exported = run_pass("export-onnx", artifact_of(folder), tmp_path)
 
     feeds = text_feeds(exported)
-    np.testing.assert_allclose(outputs(exported, feeds), torch_outputs(loaded(classifier, "BertForSequenceClassification"), feeds), atol=1e-5)
+    np.testing.assert_allclose(
+        outputs(exported, feeds), torch_outputs(loaded(classifier, "BertForSequenceClassification"), feeds), atol=1e-5
+    )
 
 
 class Payload:

@@ -191,14 +191,18 @@ def test_code_in_the_model_folder_is_not_run(copy: Path, tmp_path: Path) -> None
 def test_unknown_sentence_transformers_module_is_named(tmp_path: Path) -> None:
     folder = write_sentence_encoder(tmp_path / "model")
     modules = json.loads((folder / "modules.json").read_text())
-    (folder / "modules.json").write_text(json.dumps([*modules, {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"}]))
+    (folder / "modules.json").write_text(
+        json.dumps([*modules, {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"}])
+    )
 
     assert "Dense" in refused(folder, "sentence-similarity")
 
 
 def test_pooling_that_is_not_known_is_named(tmp_path: Path) -> None:
     folder = write_sentence_encoder(tmp_path / "model")
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, "pooling_mode_weightedmean_tokens": True}))
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 32, "pooling_mode_weightedmean_tokens": True})
+    )
 
     assert "weightedmean" in refused(folder, "sentence-similarity")
 
@@ -256,5 +260,3 @@ def test_factory_that_changes_while_the_build_runs_is_refused(classifier: Path, 
 
     with pytest.raises(UsageError, match="changed while the build ran"):
         load_torch(artifact)
-
-

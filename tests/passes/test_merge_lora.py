@@ -44,13 +44,25 @@ CONV1D = {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}
 OTHER_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "GPT-2": ("GPT2ForSequenceClassification", "text-classification", {**CONV1D, "modules_to_save": ["score"]}),
     "GPT-2, DoRA": ("GPT2ForSequenceClassification", "text-classification", {**CONV1D, "modules_to_save": ["score"], "use_dora": True}),
-    "DistilBERT": ("DistilBertForSequenceClassification", "text-classification", {"target_modules": ["q_lin", "lin1"], "modules_to_save": ["pre_classifier"]}),
+    "DistilBERT": (
+        "DistilBertForSequenceClassification",
+        "text-classification",
+        {"target_modules": ["q_lin", "lin1"], "modules_to_save": ["pre_classifier"]},
+    ),
     "RoBERTa": ("RobertaForSequenceClassification", "text-classification", {}),
     "token classification": ("BertForTokenClassification", "token-classification", {"task_type": "TOKEN_CLS"}),
-    "tied embeddings": ("BertForMaskedLM", "fidelity", {"task_type": None, "modules_to_save": None, "target_modules": ["word_embeddings", "query"]}),
+    "tied embeddings": (
+        "BertForMaskedLM",
+        "fidelity",
+        {"task_type": None, "modules_to_save": None, "target_modules": ["word_embeddings", "query"]},
+    ),
     "tied decoder": ("BertForMaskedLM", "fidelity", {"task_type": None, "modules_to_save": None, "target_modules": ["decoder"]}),
     "tied, untouched": ("BertForMaskedLM", "fidelity", {"task_type": None, "modules_to_save": None}),
-    "tied GPT-2": ("GPT2LMHeadModel", "fidelity", {"task_type": "CAUSAL_LM", "modules_to_save": None, **CONV1D, "target_modules": ["wte", "c_attn"]}),
+    "tied GPT-2": (
+        "GPT2LMHeadModel",
+        "fidelity",
+        {"task_type": "CAUSAL_LM", "modules_to_save": None, **CONV1D, "target_modules": ["wte", "c_attn"]},
+    ),
     "tied GPT-2, own head": ("GPT2LMHeadModel", "fidelity", {"task_type": "CAUSAL_LM", "modules_to_save": ["lm_head"], **CONV1D}),
 }
 
@@ -160,7 +172,9 @@ def test_several_adapters_add_up_by_their_weights(weights: tuple[float, ...], cl
             expected = base[f"{name}.weight"].clone()
             for update, weight, scale in zip(updates, weights or (1, 1), (6 / 4, 8 / 2), strict=True):
                 if f"base_model.model.{name}.lora_A.weight" in update:
-                    expected += weight * scale * update[f"base_model.model.{name}.lora_B.weight"] @ update[f"base_model.model.{name}.lora_A.weight"]
+                    expected += (
+                        weight * scale * update[f"base_model.model.{name}.lora_B.weight"] @ update[f"base_model.model.{name}.lora_A.weight"]
+                    )
             np.testing.assert_allclose(after[f"{name}.weight"].numpy(), expected.numpy(), atol=1e-6)
 
 
@@ -233,7 +247,9 @@ def refused(base: Path, adapter: Path, workdir: Path) -> str:
     ],
     ids=["hidden size", "feed-forward width", "vocabulary", "labels", "fewer layers"],
 )
-def test_adapter_for_a_base_of_other_widths_names_the_layers(changes: dict[str, Any], options: dict[str, Any], named: str, classifier: Path, tmp_path: Path) -> None:
+def test_adapter_for_a_base_of_other_widths_names_the_layers(
+    changes: dict[str, Any], options: dict[str, Any], named: str, classifier: Path, tmp_path: Path
+) -> None:
     adapter = write_adapter(classifier, tmp_path / "adapter", **options)
     other = write_classifier(tmp_path / "other", **changes)
 
@@ -280,7 +296,11 @@ def test_corrupt_adapter_file_is_named(damage: bytes | None, classifier: Path, a
 
 
 def test_adapter_with_nan_names_the_tensor(classifier: Path, adapter: Path, tmp_path: Path) -> None:
-    diverged = changed_tensors(adapter, tmp_path / "diverged", lambda state: {key: value / 0 if f"{QUERY}.lora_B" in key else value for key, value in state.items()})
+    diverged = changed_tensors(
+        adapter,
+        tmp_path / "diverged",
+        lambda state: {key: value / 0 if f"{QUERY}.lora_B" in key else value for key, value in state.items()},
+    )
 
     assert f"{QUERY}.lora_B.weight" in refused(classifier, diverged, tmp_path)
 
@@ -288,13 +308,18 @@ def test_adapter_with_nan_names_the_tensor(classifier: Path, adapter: Path, tmp_
 def test_quantized_base_is_refused(classifier: Path, adapter: Path, tmp_path: Path) -> None:
     shutil.copytree(classifier, tmp_path / "base")
     config = json.loads((classifier / "config.json").read_text())
-    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}))
+    (tmp_path / "base" / "config.json").write_text(
+        json.dumps({**config, "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}})
+    )
 
     assert "quantized" in refused(tmp_path / "base", adapter, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"), [({"peft_type": "IA3"}, 'type "IA3"'), ({"alora_invocation_tokens": [1, 2]}, "invocation tokens"), ({"r": "four"}, "does not fit")]
+    ("changes", "said"),
+    [({"peft_type": "IA3"}, 'type "IA3"'), ({"alora_invocation_tokens": [1, 2]}, "invocation tokens"), ({"r": "four"}, "does not fit")],
 )
-def test_adapter_that_cannot_be_merged_says_why(changes: dict[str, Any], said: str, classifier: Path, adapter: Path, tmp_path: Path) -> None:
+def test_adapter_that_cannot_be_merged_says_why(
+    changes: dict[str, Any], said: str, classifier: Path, adapter: Path, tmp_path: Path
+) -> None:
     assert said in refused(classifier, changed_config(adapter, tmp_path / "other", **changes), tmp_path)

@@ -87,7 +87,9 @@ def test_measured_cost_decides(cost: float, fused: bool, exported: Artifact, tmp
 
 
 def test_the_user_overrules_the_measured_cost(exported: Artifact, tmp_path: Path) -> None:
-    after = run_pass("optimize-graph", exported, tmp_path, costs={"BiasGelu": 9.0, "Attention": 0.1}, fusions={"BiasGelu": True, "Attention": False})
+    after = run_pass(
+        "optimize-graph", exported, tmp_path, costs={"BiasGelu": 9.0, "Attention": 0.1}, fusions={"BiasGelu": True, "Attention": False}
+    )
 
     assert "BiasGelu" in operators(after)
     assert "Attention" not in operators(after)
@@ -208,7 +210,9 @@ def attention_heads(artifact: Artifact) -> list[int]:
     return [next(a.i for a in node.attribute if a.name == "num_heads") for node in nodes if node.op_type == "Attention"]
 
 
-@pytest.mark.parametrize("architecture", ["DistilBertForSequenceClassification", "MPNetForSequenceClassification", "DebertaV2ForSequenceClassification"])
+@pytest.mark.parametrize(
+    "architecture", ["DistilBertForSequenceClassification", "MPNetForSequenceClassification", "DebertaV2ForSequenceClassification"]
+)
 def test_families_with_attention_of_their_own_stay_equal(architecture: str, tmp_path: Path) -> None:
     before = run_pass("export-onnx", artifact_of(write_text_model(tmp_path / "model", architecture)), tmp_path)
 

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
     from edgepipe.artifact import Artifact
 
-TEXT_LAYOUTS = ["BertForSequenceClassification", "DistilBertForSequenceClassification", "RobertaForSequenceClassification", "ElectraForSequenceClassification"]
+TEXT_LAYOUTS = [
+    "BertForSequenceClassification",
+    "DistilBertForSequenceClassification",
+    "RobertaForSequenceClassification",
+    "ElectraForSequenceClassification",
+]
 
 
 def structure(artifact: Artifact) -> list[dict[str, int]]:
@@ -43,7 +48,10 @@ def silenced(module: Any, pruned: Any) -> Any:
 
     for whole, cut in zip(encoder_layers(module), encoder_layers(pruned), strict=True):
         name = whole.layout.query
-        pairs = [(whole.attention.get_submodule(name), cut.attention.get_submodule(name), whole.attention_output), (whole.ffn_in, cut.ffn_in, whole.ffn_out)]
+        pairs = [
+            (whole.attention.get_submodule(name), cut.attention.get_submodule(name), whole.attention_output),
+            (whole.ffn_in, cut.ffn_in, whole.ffn_out),
+        ]
         for before, after, reader in pairs:
             lost = sorted(set(range(before.out_features)) - set(kept_rows(before, after)))
             with torch.no_grad():
@@ -56,7 +64,9 @@ def assert_cut_cleanly(before: Artifact, after: Artifact, feeds: dict[str, np.nd
     assert structure(after) == [{"heads": layer.heads, "ffn": layer.ffn_in.out_features} for layer in encoder_layers(pruned)]
     for layer in encoder_layers(pruned):
         width = layer.heads * layer.head_size
-        assert [layer.attention.get_submodule(part).weight.shape[0] for part in (layer.layout.query, layer.layout.key, layer.layout.value)] == [width] * 3
+        assert [
+            layer.attention.get_submodule(part).weight.shape[0] for part in (layer.layout.query, layer.layout.key, layer.layout.value)
+        ] == [width] * 3
         assert layer.attention_output.weight.shape[1] == width
         assert layer.ffn_in.weight.shape[0] == layer.ffn_out.weight.shape[1] == layer.ffn_in.out_features
     np.testing.assert_allclose(torch_outputs(pruned, feeds), torch_outputs(silenced(load_torch(before), pruned), feeds), atol=1e-5)
@@ -110,7 +120,9 @@ def test_pruned_model_in_memory_and_read_back_are_the_same(classifier: Path, rev
 
 @pytest.mark.parametrize(("name", "options"), [("prune-heads", {"ratio": 0.25}), ("prune-ffn", {"ratio": 0.5, "multiple_of": 8})])
 def test_exported_graph_is_smaller_by_exactly_what_was_removed(name: str, options: dict[str, Any], reviews: Data, tmp_path: Path) -> None:
-    before = artifact_of(write_text_model(tmp_path / "model", "BertForSequenceClassification"))  # no two weights alike, which exporters would share
+    before = artifact_of(
+        write_text_model(tmp_path / "model", "BertForSequenceClassification")
+    )  # no two weights alike, which exporters would share
 
     pruned = run_pass(name, before, tmp_path, data=reviews, **options)
     whole, smaller = (run_pass("export-onnx", artifact, tmp_path) for artifact in (before, pruned))
@@ -124,7 +136,9 @@ def test_exported_graph_is_smaller_by_exactly_what_was_removed(name: str, option
 
 @pytest.mark.parametrize(("name", "part", "units"), [("prune-heads", "heads", 1), ("prune-ffn", "ffn", 16)])
 @pytest.mark.parametrize("scope", ["global", "layer"])
-def test_extreme_ratio_leaves_every_layer_something(name: str, part: str, units: int, scope: str, classifier: Path, reviews: Data, tmp_path: Path) -> None:
+def test_extreme_ratio_leaves_every_layer_something(
+    name: str, part: str, units: int, scope: str, classifier: Path, reviews: Data, tmp_path: Path
+) -> None:
     before = artifact_of(classifier)
 
     after = run_pass(name, before, tmp_path, data=reviews, ratio=0.99, scope=scope)
@@ -148,7 +162,9 @@ def quietened(source: Path, folder: Path, readers: dict[str, Sequence[int]]) -> 
 def test_the_only_head_that_matters_is_kept(classifier: Path, reviews: Data, tmp_path: Path) -> None:
     head = 2  # of 4, 8 wide
     silent = [column for column in range(32) if column // 8 != head]
-    model = quietened(classifier, tmp_path / "model", {f"bert.encoder.layer.{layer}.attention.output.dense.weight": silent for layer in (0, 1)})
+    model = quietened(
+        classifier, tmp_path / "model", {f"bert.encoder.layer.{layer}.attention.output.dense.weight": silent for layer in (0, 1)}
+    )
     before = artifact_of(model)
 
     after = run_pass("prune-heads", before, tmp_path, data=reviews, ratio=0.75)
@@ -163,7 +179,9 @@ def test_the_only_head_that_matters_is_kept(classifier: Path, reviews: Data, tmp
 def test_the_only_neurons_that_matter_are_kept(classifier: Path, reviews: Data, tmp_path: Path) -> None:
     busy = range(20, 36)
     silent = [neuron for neuron in range(64) if neuron not in busy]
-    before = artifact_of(quietened(classifier, tmp_path / "model", {f"bert.encoder.layer.{layer}.output.dense.weight": silent for layer in (0, 1)}))
+    before = artifact_of(
+        quietened(classifier, tmp_path / "model", {f"bert.encoder.layer.{layer}.output.dense.weight": silent for layer in (0, 1)})
+    )
 
     after = run_pass("prune-ffn", before, tmp_path, data=reviews, ratio=0.75)
 
@@ -173,7 +191,10 @@ def test_the_only_neurons_that_matter_are_kept(classifier: Path, reviews: Data, 
 
 @pytest.mark.parametrize(
     ("name", "part", "reader", "silent", "expected"),
-    [("prune-heads", "heads", "attention.output.dense.weight", range(8, 32), [1, 4]), ("prune-ffn", "ffn", "output.dense.weight", range(16, 64), [16, 64])],
+    [
+        ("prune-heads", "heads", "attention.output.dense.weight", range(8, 32), [1, 4]),
+        ("prune-ffn", "ffn", "output.dense.weight", range(16, 64), [16, 64]),
+    ],
 )
 def test_global_scope_cuts_where_least_is_lost_and_layer_scope_evenly(
     name: str, part: str, reader: str, silent: range, expected: list[int], classifier: Path, reviews: Data, tmp_path: Path
@@ -187,7 +208,9 @@ def test_global_scope_cuts_where_least_is_lost_and_layer_scope_evenly(
 
 
 def test_no_more_is_cut_than_asked_where_many_neurons_never_fire(classifier: Path, reviews: Data, tmp_path: Path) -> None:
-    before = artifact_of(quietened(classifier, tmp_path / "model", {f"bert.encoder.layer.{layer}.output.dense.weight": range(60) for layer in (0, 1)}))
+    before = artifact_of(
+        quietened(classifier, tmp_path / "model", {f"bert.encoder.layer.{layer}.output.dense.weight": range(60) for layer in (0, 1)})
+    )
 
     after = run_pass("prune-ffn", before, tmp_path, data=reviews, ratio=0.25)
 

@@ -155,7 +155,9 @@ def test_model_without_anything_to_quantize_says_so(resnet: Path, tmp_path: Path
     from onnx.helper import make_node
 
     image = artifact_of(resnet, "image-classification")
-    convolution = graph_of(image, [make_node("Conv", ["pixel_values", "w"], ["logits"])], {"w": np.ones((3, 3, 1, 1), np.float32)}, tmp_path / "conv")
+    convolution = graph_of(
+        image, [make_node("Conv", ["pixel_values", "w"], ["logits"])], {"w": np.ones((3, 3, 1, 1), np.float32)}, tmp_path / "conv"
+    )
 
     with pytest.raises(PassError, match="no MatMul") as caught:
         run_pass("quantize-dynamic", convolution, tmp_path)
@@ -185,7 +187,9 @@ def test_head_of_a_convolutional_model_is_quantized_and_its_convolutions_stay(re
     assert close(before, after, image_feeds(3), 0.1)
 
 
-@pytest.mark.parametrize("architecture", ["DistilBertForSequenceClassification", "RobertaForSequenceClassification", "BertForTokenClassification"])
+@pytest.mark.parametrize(
+    "architecture", ["DistilBertForSequenceClassification", "RobertaForSequenceClassification", "BertForTokenClassification"]
+)
 def test_whole_recipe_runs_on_other_architectures(architecture: str, tmp_path: Path) -> None:
     task = "token-classification" if "Token" in architecture else "text-classification"
     exported = run_pass("export-onnx", artifact_of(write_text_model(tmp_path / "model", architecture), task), tmp_path)
@@ -210,7 +214,13 @@ def test_weights_beside_the_graph_are_quantized(optimised: Artifact, tmp_path: P
     import onnx
 
     (tmp_path / "beside").mkdir()
-    onnx.save_model(onnx.load(optimised.model.main_file), tmp_path / "beside" / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=256)
+    onnx.save_model(
+        onnx.load(optimised.model.main_file),
+        tmp_path / "beside" / "model.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=256,
+    )
     before = optimised.with_component("model", onnx_component(tmp_path / "beside"))
     assert len(before.model.files) == 2
 

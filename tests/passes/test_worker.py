@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from edgepipe.artifact import Artifact
 
-PLUGIN = '''
+PLUGIN = """
 import os, signal, sys
 
 import edgepipe
@@ -35,7 +35,7 @@ class Do(edgepipe.PassOptions):
 def act(artifact, options, ctx):
     exec(options.what)
     return artifact.with_program(pid=os.getpid())
-'''
+"""
 
 
 class Recorded(Silent):
@@ -107,7 +107,10 @@ def test_crash_quotes_the_last_words_of_the_log(bench: Bench) -> None:
     assert "kernel 7 went wrong" in error.what
 
 
-@pytest.mark.parametrize("shortage", ["bytearray(2**62)", "raise MemoryError", 'raise RuntimeError("[enforce fail] DefaultCPUAllocator: can\'t allocate memory")'])
+@pytest.mark.parametrize(
+    "shortage",
+    ["bytearray(2**62)", "raise MemoryError", 'raise RuntimeError("[enforce fail] DefaultCPUAllocator: can\'t allocate memory")'],
+)
 def test_memory_that_runs_out_is_a_resource_error(shortage: str, bench: Bench) -> None:
     error = bench.fails(shortage)
 

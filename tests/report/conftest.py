@@ -8,8 +8,27 @@ import pytest
 
 
 def row(axis: str, metric: str, unit: str, value: float | None, **more: Any) -> dict[str, Any]:
-    empty = {"baseline": None, "budget": None, "interval": None, "n": None, "verdict": None, "reason": "", "better": "lower", "conditions": {}}
-    return {"profile": "pi", "axis": axis, "metric": metric, "unit": unit, "value": value, "provenance": "measured", "component": "model", **empty, **more}
+    empty = {
+        "baseline": None,
+        "budget": None,
+        "interval": None,
+        "n": None,
+        "verdict": None,
+        "reason": "",
+        "better": "lower",
+        "conditions": {},
+    }
+    return {
+        "profile": "pi",
+        "axis": axis,
+        "metric": metric,
+        "unit": unit,
+        "value": value,
+        "provenance": "measured",
+        "component": "model",
+        **empty,
+        **more,
+    }
 
 
 def check(name: str, value: float | None = None, limit: float | None = None, *, held: bool = True) -> dict[str, Any]:

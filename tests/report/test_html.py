@@ -48,7 +48,16 @@ class Page(HTMLParser):
 def test_page_shows_verdicts_before_the_evidence(manifest: dict[str, Any], measurements: dict[str, Any]) -> None:
     page = Page(render_html([manifest], [measurements]))
     assert "mini + films" in page.text and "A small board" in page.text and "edgepipe 0.1.0" in page.text
-    parts = ("Every budget was kept", "Verdicts", "Size, pass by pass", "Fixed shapes", "By class", "Samples whose label changed", "Left out", "sha256")
+    parts = (
+        "Every budget was kept",
+        "Verdicts",
+        "Size, pass by pass",
+        "Fixed shapes",
+        "By class",
+        "Samples whose label changed",
+        "Left out",
+        "sha256",
+    )
     order = [page.text.index(part) for part in parts]
     assert order == sorted(order)
     assert "90.00 → 89.50 points" in page.text and "100.00 → 25.00 MB" in page.text and "−0.10 to 1.10" in page.text
@@ -106,7 +115,11 @@ def test_user_text_stays_text(manifest: dict[str, Any], measurements: dict[str, 
 
 def test_changed_samples_are_told_apart_and_collapse_beyond_twenty(manifest: dict[str, Any], measurements: dict[str, Any]) -> None:
     lost = [{"input": f"lost {n}", "label": "a", "before": "a", "after": "b"} for n in range(25)]
-    measurements["changed"] = [*lost, {"input": "won", "label": "a", "before": "b", "after": "a"}, {"input": "other", "label": "a", "before": "b", "after": "c"}]
+    measurements["changed"] = [
+        *lost,
+        {"input": "won", "label": "a", "before": "b", "after": "a"},
+        {"input": "other", "label": "a", "before": "b", "after": "c"},
+    ]
     text = Page(render_html([manifest], [measurements])).text
     assert "Right → wrong: 25" in text and "Wrong → right: 1" in text and "Wrong → wrong: 1" in text
     assert text.index("lost 19") < text.index("5 more") < text.index("lost 20")

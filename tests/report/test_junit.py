@@ -22,7 +22,9 @@ def suites(text: str) -> list[ET.Element]:
 
 
 def case(suite: ET.Element, axis: str, name: str = "") -> ET.Element:
-    return next(c for c in suite.iter("testcase") if (c.get("classname") or "").endswith(f".{axis}") and (c.get("name") or "").startswith(name))
+    return next(
+        c for c in suite.iter("testcase") if (c.get("classname") or "").endswith(f".{axis}") and (c.get("name") or "").startswith(name)
+    )
 
 
 def test_every_budget_and_every_check_is_a_test_case(manifest: dict[str, Any]) -> None:

@@ -33,7 +33,9 @@ def tables(card: str) -> list[list[list[str]]]:
 
 def test_card_has_its_sections_in_order(manifest: dict[str, Any]) -> None:
     card = render_model_card(manifest)
-    places = [card.index(f"## {title}") for title in ("Intended device", "Made from", "What was done", "Evaluation", "Limits", "How to run")]
+    places = [
+        card.index(f"## {title}") for title in ("Intended device", "Made from", "What was done", "Evaluation", "Limits", "How to run")
+    ]
     assert places == sorted(places) and "# mini + films for A small board" in card
     assert "from 100.00 MB to 25.00 MB. It keeps every budget." in card
     assert 'python run.py "some text"' in card and "onnxruntime==1.20.0" in card
@@ -54,7 +56,9 @@ def test_licence_that_is_not_stated_is_said_so_and_left_out_of_the_front_matter(
         ({"model": "ask: me\nx: y", "adapter": "ask: me\nx: y"}, False),
     ],
 )
-def test_front_matter_states_a_licence_only_when_it_covers_all_weights(manifest: dict[str, Any], licences: dict[str, str], stated: bool) -> None:
+def test_front_matter_states_a_licence_only_when_it_covers_all_weights(
+    manifest: dict[str, Any], licences: dict[str, str], stated: bool
+) -> None:
     manifest["source"]["licences"] = licences
     assert ('license: "apache-2.0"' in front_matter(render_model_card(manifest))) == stated
 
@@ -68,7 +72,15 @@ def test_licences_stand_beside_their_parts(manifest: dict[str, Any]) -> None:
 def test_evaluation_table_holds_every_figure_with_proof_and_verdict(manifest: dict[str, Any]) -> None:
     rows = tables(section(render_model_card(manifest), "Evaluation"))[0]
     assert len(rows) == 2 + len(manifest["results"])
-    assert rows[3] == ["accuracy", "accuracy drop, task lengths, batch 1, 2 threads", "0.50 points", "−0.10 to 1.10", "≤ 1.00 points", "measured", "held"]
+    assert rows[3] == [
+        "accuracy",
+        "accuracy drop, task lengths, batch 1, 2 threads",
+        "0.50 points",
+        "−0.10 to 1.10",
+        "≤ 1.00 points",
+        "measured",
+        "held",
+    ]
     assert rows[9][-1] == "reported"
 
 
@@ -97,7 +109,11 @@ def test_unproven_and_broken_axes_are_limits(manifest: dict[str, Any], change_ro
 
 def test_batch_invariance_and_int8_are_limits_only_where_they_apply(manifest: dict[str, Any]) -> None:
     limits = section(render_model_card(manifest), "Limits")
-    assert "98.00 % of 200 samples keep their label; outputs move by up to 0.97" in limits and "int8" in limits and "longer than 64 tokens" in limits
+    assert (
+        "98.00 % of 200 samples keep their label; outputs move by up to 0.97" in limits
+        and "int8" in limits
+        and "longer than 64 tokens" in limits
+    )
     manifest["passes"] = []
     manifest["results"] = []
     manifest["program"] = {}

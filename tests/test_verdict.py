@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 from edgepipe.artifact import Artifact
 from edgepipe.config import Budget, Task
 from edgepipe.errors import AXIS_EXIT_CODES
+from edgepipe.intervals import bootstrap, ratio_interval
 from edgepipe.measure import Measurement
+from edgepipe.operators import unsupported
 from edgepipe.profile import Profile, host_profile, load_profile
+from edgepipe.result import Result, exit_code, overall
 from edgepipe.tasks import load_task
-from edgepipe.validate import Result, bootstrap, exit_code, judge, operators, overall, ratio_interval, unsupported
+from edgepipe.verdict import judge, operators
 from edgepipe.weights import onnx_component
 from tests.measurements import counts, measurement, timing
 from tests.onnx_models import bag_of_words, one_node
@@ -125,7 +128,10 @@ def test_small_drop_on_few_samples_is_unproven(onnx_artifact: Artifact) -> None:
 def test_margin_decides_how_far_the_bound_may_lie_over_the_limit(onnx_artifact: Artifact) -> None:
     figures = {"baseline_counts": counts(1800), "candidate_counts": [[0.0]] * 40 + counts(1800)[40:-30] + [[1.0]] * 30}
 
-    strict, loose = (row(judged(onnx_artifact, budget=Budget(max_size_ratio=10, accuracy_margin=margin), **figures), "accuracy drop") for margin in (0.1, 2.0))
+    strict, loose = (
+        row(judged(onnx_artifact, budget=Budget(max_size_ratio=10, accuracy_margin=margin), **figures), "accuracy drop")
+        for margin in (0.1, 2.0)
+    )
 
     assert strict.value == loose.value == pytest.approx(0.5)
     assert strict.interval is not None
@@ -145,7 +151,8 @@ def test_size_has_the_tighter_of_two_limits(onnx_artifact: Artifact) -> None:
     size = onnx_artifact.model.size_bytes
 
     found = [
-        row(judged(onnx_artifact, budget=Budget(max_size_ratio=ratio, max_size_bytes=most)), "component bytes") for ratio, most in ((2, size - 1), (0.5, size), (1, size))
+        row(judged(onnx_artifact, budget=Budget(max_size_ratio=ratio, max_size_bytes=most)), "component bytes")
+        for ratio, most in ((2, size - 1), (0.5, size), (1, size))
     ]
 
     assert [(result.verdict, result.budget) for result in found] == [("broken", size - 1), ("broken", 0.5 * size), ("held", size)]
@@ -156,7 +163,9 @@ def test_size_has_the_tighter_of_two_limits(onnx_artifact: Artifact) -> None:
     [(5.0, 0.02, "held"), (10.0, 0.02, "held"), (11.0, 0.5, "held"), (10.3, 0.001, "broken"), (20.0, 0.3, "broken")],
     ids=["faster", "tie", "slower-within-noise", "slower-beyond-noise", "much-slower"],
 )
-def test_latency_breaks_only_when_its_whole_interval_is_over_the_limit(onnx_artifact: Artifact, candidate_ms: float, noise: float, verdict: str) -> None:
+def test_latency_breaks_only_when_its_whole_interval_is_over_the_limit(
+    onnx_artifact: Artifact, candidate_ms: float, noise: float, verdict: str
+) -> None:
     measured = timing(10.0, candidate_ms, noise=noise)
 
     result = row(judged(onnx_artifact, timings=[measured]), "median")
@@ -189,7 +198,11 @@ def test_latency_on_a_busy_machine_is_unproven(onnx_artifact: Artifact) -> None:
 def test_end_to_end_times_percentiles_and_throughput_are_reported_only(onnx_artifact: Artifact) -> None:
     results = judged(onnx_artifact)
 
-    assert {result.metric for result in results if result.axis == "latency" and result.verdict is None} == {"end-to-end median", "p95", "throughput"}
+    assert {result.metric for result in results if result.axis == "latency" and result.verdict is None} == {
+        "end-to-end median",
+        "p95",
+        "throughput",
+    }
     assert row(results, "throughput", length="task").value == pytest.approx(200, rel=0.02)
 
 
@@ -222,7 +235,9 @@ def test_each_parity_figure_has_its_own_limit(onnx_artifact: Artifact, figure: d
 def test_invariance_is_reported_and_judged_only_when_asked(onnx_artifact: Artifact) -> None:
     moved = {"n": 200, "cosine": 0.99, "max_abs": 0.5, "label_agreement": 0.97}
 
-    reported, judged_too = (judged(onnx_artifact, budget=Budget(max_size_ratio=10, min_batch_agreement=limit), batch=moved) for limit in (None, 0.98))
+    reported, judged_too = (
+        judged(onnx_artifact, budget=Budget(max_size_ratio=10, min_batch_agreement=limit), batch=moved) for limit in (None, 0.98)
+    )
 
     assert row(reported, "batch invariance").verdict is None
     assert (row(judged_too, "batch invariance").verdict, row(judged_too, "padding invariance").verdict) == ("broken", "held")

@@ -1,0 +1,45 @@
+"""95 % intervals by the percentile bootstrap (Efron and Tibshirani, 1993, chapter 13), with a fixed seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgepipe.measure import Timing
+    from edgepipe.tasks import TaskSpec
+
+RESAMPLES = 1000
+
+
+def bootstrap(task: TaskSpec, base: np.ndarray, ours: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """95 % intervals of the candidate's metric and of the paired drop (Efron's percentile bootstrap, fixed seed)."""
+    rng = np.random.default_rng(0)
+    values, drops = [], []
+    for _ in range(RESAMPLES):
+        picked = rng.integers(0, len(base), len(base))
+        before, after = task.metric(base[picked]), task.metric(ours[picked])
+        values.append(after)
+        drops.append(before - after)
+    return _bounds(values), _bounds(drops)
+
+
+def ratio_interval(timing: Timing) -> tuple[float, float]:
+    """95 % interval of the ratio of medians, samples resampled in pairs."""
+    base, ours = np.array(timing.baseline_ms), np.array(timing.candidate_ms)
+    picked = np.random.default_rng(0).integers(0, len(base), (RESAMPLES // 2, len(base)))
+    return _bounds(np.median(ours[picked], axis=1) / np.median(base[picked], axis=1))
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    array = np.array(values)
+    picked = np.random.default_rng(0).integers(0, len(array), (RESAMPLES // 2, len(array)))
+    return _bounds(np.median(array[picked], axis=1))
+
+
+def _bounds(values: Any) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,151 @@
+"""What a build is asked for, read and checked before anything runs: the request, the model, the data, the recipes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.bundle import check_target
+from edgepipe.config import Budget, Data, Recipe, Task, load_recipe
+from edgepipe.data import SPLITS, Splits, check_fit
+from edgepipe.errors import DataError, ModelError, OperatorError, UsageError, nearest, reading
+from edgepipe.intake import find_source, make_artifact
+from edgepipe.operators import unknown_here
+from edgepipe.passes import load_plugin
+from edgepipe.pipeline import check_recipe
+from edgepipe.plan import plan
+from edgepipe.profile import load_profile
+from edgepipe.tasks import load_task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgepipe.artifact import Artifact
+    from edgepipe.config import Step
+    from edgepipe.data import Split
+    from edgepipe.passes import PassSpec
+    from edgepipe.profile import Profile
+    from edgepipe.tasks import TaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything a build is asked for, after flags and project file were put together."""
+
+    model: str
+    profiles: tuple[str, ...]
+    task: Task
+    name: str = ""
+    data: Data = Data()
+    adapters: tuple[str, ...] = ()
+    budget: Budget = Budget()
+    recipe: str | None = None
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    places: dict[tuple[str, str], str] = field(default_factory=dict)  # (pass, option) → where it was set, for errors
+    model_factory: str | None = None
+    plugins: tuple[str, ...] = ()
+    licences: dict[str, str] = field(default_factory=dict)
+    out: Path = Path("build")
+    force: bool = False
+    strict: bool = False
+    archive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request read and checked: nothing has run yet."""
+
+    request: Request
+    task: TaskSpec
+    splits: Splits
+    artifact: Artifact
+
+
+def prepare(request: Request, *, with_data: bool = True) -> Prepared:
+    """Read model, data and plugins. Raises before anything runs for all that can be seen to be wrong."""
+    for plugin in request.plugins:
+        load_plugin(Path(plugin))
+    task = load_task(request.task)
+    with reading(ModelError):
+        source = find_source(request.model)
+        labels = request.task.labels or source.labels
+        artifact = make_artifact(source, request.adapters, task, tuple(labels), request.data, request.model_factory)
+    splits = Splits(request.data, task.columns)
+    if task.name.endswith("classification") and not labels:
+        raise UsageError(
+            "the model's config names no labels", where="[task] labels", fix='name them in output order: labels = ["negative", "positive"]'
+        )
+    if with_data:
+        with reading(DataError):
+            splits("test")  # needed, whatever else is given
+            check_data(splits, task, artifact, tuple(split for split in SPLITS if splits.has(split)))
+            splits.check_overlap()
+    if artifact.model.format == "onnx" and (unknown := unknown_here(artifact)):
+        raise OperatorError(
+            f"onnxruntime has no kernel for {', '.join(unknown)}",
+            where=str(artifact.model.main_file),
+            fix="export the model with operators that it has",
+        )
+    return Prepared(request, task, splits, artifact)
+
+
+def check_data(splits: Splits, task: TaskSpec, artifact: Artifact, roles: Sequence[Split]) -> None:
+    """Raises `DataError` for samples that the model does not take, and labels that it does not know."""
+    for split in roles:
+        samples, where = splits(split), str(getattr(splits.config, split) or splits.config.file)
+        check_fit(samples, artifact.program["preprocess"]["kind"], artifact.model.signature["inputs"], where)
+        if task.check_labels:
+            task.check_labels(samples, artifact.program.get("labels", ()), where)
+
+
+def recipe_for(prepared: Prepared, profile: Profile) -> Recipe:
+    """The recipe a build will run: the user's or the planner's, with the project's and `--set` options over it."""
+    named = prepared.request.recipe
+    recipe = load_recipe(Path(named)) if named else plan(prepared.artifact, profile)
+    names = {step.name for step in recipe.steps}
+    for name in prepared.request.settings:
+        if name not in names:
+            place = next((place for (owner, _), place in prepared.request.places.items() if owner == name), f"[passes.{name}]")
+            raise UsageError(f'options are set for "{name}", which is not in the recipe', where=place, fix=nearest(name, names))
+    steps = tuple(
+        step.model_copy(update={"options": {**step.options, **prepared.request.settings.get(step.name, {})}}) for step in recipe.steps
+    )
+    return recipe.model_copy(update={"steps": steps})
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What will be built for one profile, and where it goes."""
+
+    profile: Profile
+    recipe: Recipe
+    steps: list[tuple[Step, PassSpec, Any]]
+    out: Path
+
+
+def planned(request: Request, *, whole: bool = True) -> tuple[Prepared, list[Planned]]:
+    """Read and check everything that can be seen to be wrong before anything runs.
+
+    Without `whole`, samples are not read and the output folder may exist: enough for a plan.
+    """
+    profiles = [load_profile(name) for name in request.profiles]
+    if not profiles:
+        raise UsageError(
+            "no profile is given", where="--profile", fix="name the device: --profile rpi4, or --profile host for this machine"
+        )
+    names = [profile.name for profile in profiles]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(
+            f'two profiles are named "{twice}", and each needs a folder of its own', where="--profile", fix="name each device once"
+        )
+    outs = [request.out if len(profiles) == 1 else request.out / name for name in names]
+    if whole:
+        for out in outs:
+            check_target(out, force=request.force)
+    prepared = prepare(request, with_data=whole)
+    builds = []
+    for profile, out in zip(profiles, outs, strict=True):
+        recipe = recipe_for(prepared, profile)
+        builds.append(Planned(profile, recipe, check_recipe(recipe, prepared.artifact, request.recipe, request.places), out))
+    return prepared, builds
