@@ -110,8 +110,20 @@ def check_fit(samples: Sequence[Sample], kind: str, inputs: Sequence[Mapping[str
                 "arrays": f"give it a .npz file with {names}, row i for sample i",
             }[wanted]
             raise DataError(f"the model takes {wanted}, and these samples are none", where=where, fix=fix)
+        if kind == "image":
+            _check_image(sample["image"])
         for entry in inputs if kind == "tensors" else ():
             _check_tensor(sample["tensors"], entry, f"{where}, sample {number}")
+
+
+def _check_image(path: str) -> None:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
+        raise DataError(f"not a readable image: {error}", where=path, fix="mend or remove it") from None
 
 
 def _check_tensor(tensors: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> None:

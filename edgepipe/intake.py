@@ -159,7 +159,26 @@ def make_artifact(
                 "the model factory is not FILE.py:function", where=factory, fix="for example --model-factory build.py:make_model"
             )
         program["factory"] = {"file": file, "function": function, "sha256": sha256_file(Path(file))}
-    return Artifact(components, tuple(assets + extra), program)
+    artifact = Artifact(components, tuple(assets + extra), program)
+    if source.onnx and preprocess["kind"] == "image":
+        _check_image_size(artifact)
+    return artifact
+
+
+def _check_image_size(artifact: Artifact) -> None:
+    """The preprocessor must make images of the size that the graph is fixed to, where it is."""
+    from edgepipe.probes import image_shape
+
+    entry, made = artifact.model.signature["inputs"][0], image_shape(artifact, 1)
+    size = artifact.program["preprocess"].get("size") or {}
+    known = 4 if "height" in size or artifact.program["preprocess"].get("do_center_crop") else 2  # a shortest edge leaves the other open
+    pairs = zip(entry["shape"][1:known], made[1:known], strict=False)
+    if len(entry["shape"]) != 4 or any(want != have for want, have in pairs if isinstance(want, int)):
+        raise ModelError(
+            f'"{entry["name"]}" is {entry["shape"]}, but the preprocessor makes {list(made)}',
+            where=str(artifact.model.main_file),
+            fix="set size, crop_size and the channels of image_mean in preprocessor_config.json as the model was exported",
+        )
 
 
 def _onnx(source: Source, task: TaskSpec, labels: tuple[str, ...]) -> Component:

@@ -20,16 +20,11 @@ if TYPE_CHECKING:
 HOST = ("compress", "--profile", "host")
 LOOSE = ("--budget", "max_size_ratio=2", "--budget", "max_latency_ratio=20", "--budget", "max_accuracy_drop=25")
 FIDELITY = ("--task", "fidelity", *LOOSE)
-# Imported by Python at its start: whoever asks for torch after that is told that there is none.
+# Imported by Python at its start: to whoever asks after that, there is no torch.
 NO_TORCH = """\
 import sys
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "transformers", "peft", "optimum", "safetensors"}:
-            raise ModuleNotFoundError(f"No module named {name!r} (blocked by the test)", name=name)
-
-sys.meta_path.insert(0, Absent())
+sys.modules.update(dict.fromkeys(["torch", "transformers", "peft", "optimum", "safetensors"]))
 """
 
 
@@ -70,13 +65,13 @@ def convolutional(labels: int = 3) -> Any:
 
 
 def stateful() -> Any:
-    """frame [1, 4] and gain [] → y [1, 4]: an input that is a scalar."""
+    """frame [1, 64] and gain [] → y [1, 64]: an input that is a scalar."""
     nodes = [helper.make_node("Mul", ["frame", "gain"], ["scaled"]), helper.make_node("MatMul", ["scaled", "w"], ["y"])]
     inputs = [
-        helper.make_tensor_value_info("frame", TensorProto.FLOAT, [1, 4]),
+        helper.make_tensor_value_info("frame", TensorProto.FLOAT, [1, 64]),
         helper.make_tensor_value_info("gain", TensorProto.FLOAT, []),
     ]
-    return make_model(nodes, inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])], {"w": random(4, 4)})
+    return make_model(nodes, inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64])], {"w": random(64, 64)})
 
 
 @pytest.fixture
@@ -96,7 +91,7 @@ def torchless(e2e_cache: Path, tmp_path: Path) -> Project:
 def test_torch_is_absent_in_these_tests(torchless: Project) -> None:
     done = torchless.execute(["python", "-c", "import torch"])
 
-    assert "blocked by the test" in done.stderr
+    assert "import of torch halted" in done.stderr
 
 
 @pytest.mark.parametrize("layout", ["rows of one file", "a file for each sample"])
@@ -121,7 +116,7 @@ def test_perceptron_by_fidelity_needs_no_labels_and_no_torch(torchless: Project,
 
 def test_scalar_inputs_are_fed_as_scalars(torchless: Project) -> None:
     onnx.save_model(stateful(), torchless.folder / "stream.onnx")
-    np.savez(torchless.folder / "samples.npz", frame=random(40, 1, 4), gain=random(40))
+    np.savez(torchless.folder / "samples.npz", frame=random(40, 1, 64), gain=random(40))
 
     torchless.passes(*HOST, "stream.onnx", *FIDELITY, "--data", "samples.npz", "--quiet")
 
