@@ -19,12 +19,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the package as the wheel installs it, and nothing else."""
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)], check=True, capture_output=True
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)],
+        check=True,
+        capture_output=True,
     )
     target = folder / "site"
     wheel = next(folder.glob("*.whl"))
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)], check=True, capture_output=True
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)],
+        check=True,
+        capture_output=True,
     )
     return target
 
