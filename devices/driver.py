@@ -44,6 +44,8 @@ class TextEncoder:
         self.tokenizer.no_padding()  # the file may ask for a fixed length, which wastes time on a device
         self.tokenizer.enable_truncation(max_length=settings["max_length"])
         self.pad_id = settings.get("pad_id", 0)
+        self.length = settings.get("length", 0)  # of a graph that takes this length only
+        self.dtype = DTYPES[settings.get("dtype", "int64")]
         self.split_words = settings.get("split_words", False)
         self.twin = settings.get("twin", False)
         self.input_names = input_names
@@ -68,7 +70,7 @@ class TextEncoder:
         return starts
 
     def feeds(self, encodings, length=None):
-        width = max([length or 0] + [len(e.ids) for e in encodings])
+        width = max([length or 0, self.length] + [len(e.ids) for e in encodings])
         columns = {
             "input_ids": ([e.ids for e in encodings], self.pad_id),
             "attention_mask": ([e.attention_mask for e in encodings], 0),
@@ -77,7 +79,7 @@ class TextEncoder:
         result = {}
         for name in self.input_names:
             rows, fill = columns[name]
-            result[name] = np.array([list(row) + [fill] * (width - len(row)) for row in rows], dtype=np.int64)
+            result[name] = np.array([list(row) + [fill] * (width - len(row)) for row in rows], dtype=self.dtype)
         return result
 
 
@@ -153,7 +155,8 @@ ENCODERS = {"text": TextEncoder, "image": ImageEncoder, "tensors": TensorEncoder
 class Driver:
     """One opened artifact: `predict(sample)` from raw sample to outputs, `run(feeds)` for the model alone."""
 
-    def __init__(self, folder, threads=1, optimise=True):
+    def __init__(self, folder, threads=None, optimise=True):
+        """`threads`: default as many as the bundle was validated with."""
         with open(os.path.join(folder, "artifact.json"), encoding="utf-8") as handle:
             artifact = json.load(handle)
         self.program = artifact["program"]
@@ -162,7 +165,7 @@ class Driver:
         component = artifact["components"][self.program["component"]]
         path = os.path.join(folder, self.program["component"], component["files"][0]["path"])
         session = self.program.get("session", {})
-        self.session = open_session(path, threads, session.get("disabled_optimizers", ()), optimise)
+        self.session = open_session(path, threads or artifact.get("threads", 1), session.get("disabled_optimizers", ()), optimise)
         self.input_names = [i.name for i in self.session.get_inputs()]
         self.output_names = [o.name for o in self.session.get_outputs()]
         settings = self.program["preprocess"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -151,7 +152,19 @@ class Artifact:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], root: Path) -> Artifact:
-        """Read back an artifact whose files lie under `root` as `<role>/<path>` and `assets/<path>`."""
+        """Read back an artifact whose files lie under `root` as `<role>/<path>` and `assets/<path>`.
+
+        Raises `ModelError` for roles and paths that would lead out of `root`.
+        """
+        for role in data["components"]:
+            if not re.fullmatch("[a-z][a-z0-9_]*", role) or role == "assets":
+                raise ModelError(
+                    f'"{role}" is no role of a component', where=str(root), fix="take the artifact from where it was built again"
+                )
+        if data["program"].get("component", "model") not in data["components"]:
+            raise ModelError(
+                "the program drives a component that is not there", where=str(root), fix="take the artifact from where it was built again"
+            )
         return cls(
             {role: Component.from_json(entry, root / role) for role, entry in data["components"].items()},
             tuple(FileRef.from_json(entry, root / "assets") for entry in data["assets"]),

@@ -15,6 +15,7 @@ from edgepipe.data import SPLITS
 from edgepipe.errors import EdgepipeError, PassError, UsageError
 from edgepipe.machine import machine_facts, usable_cores
 from edgepipe.measure import Measurement, measure
+from edgepipe.passes import source_of
 from edgepipe.pipeline import Setting, baseline_recipe, check_recipe, library_version, run_recipe
 from edgepipe.progress import Logged, Silent
 from edgepipe.request import planned
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edgepipe.artifact import Artifact
-    from edgepipe.config import Recipe
+    from edgepipe.config import Recipe, Task
     from edgepipe.passes import PassSpec
     from edgepipe.pipeline import PassRun
     from edgepipe.progress import Progress
@@ -108,7 +109,7 @@ def _kept_log(store: Store, log: Path) -> Iterator[Path]:
 def _build(prepared: Prepared, build: Planned, start: Artifact, setting: Setting, log: Path) -> CompressResult:
     artifact, runs = run_recipe(build.steps, start, setting)
     baseline = baseline_of(build.recipe, start, setting)
-    measured = measured_on(artifact, baseline, setting, prepared.task)
+    measured = measured_on(artifact, baseline, setting, prepared.task, prepared.request.task)
     results = judge(measured, artifact, baseline, setting.profile, prepared.task, prepared.request.budget)
     return _hand_over(prepared, artifact, baseline, build.recipe, runs, results, measured, setting, build.out, log)
 
@@ -124,7 +125,7 @@ def source_digest(artifact: Artifact) -> str:
     return digest({role: [ref.to_json() for ref in component.files] for role, component in artifact.components.items()})
 
 
-def measured_on(artifact: Artifact, baseline: Artifact, setting: Setting, task: TaskSpec) -> Measurement:
+def measured_on(artifact: Artifact, baseline: Artifact, setting: Setting, task: TaskSpec, config: Task) -> Measurement:
     """Raw figures from the profile's runner; kept by content, since the same files on the same machine tell the same."""
     runner = runner_for(setting.profile)
     threads = min(setting.profile.runtime.threads, usable_cores())
@@ -132,12 +133,13 @@ def measured_on(artifact: Artifact, baseline: Artifact, setting: Setting, task: 
         {
             "measure": [artifact.digest, baseline.digest],
             "data": setting.splits.digest("test"),
-            "task": task.name,
+            "task": config.model_dump(mode="json"),
             "runner": runner.name,
+            "device": None if runner.name == "local" else [setting.profile.name, setting.profile.reach.model_dump(mode="json")],
             "threads": threads,
             "machine": machine_facts(),
             "versions": [library_version(name) for name in ("edgepipe", "onnxruntime", "numpy", "tokenizers")],
-            "sources": _validator_sources(),
+            "sources": [_validator_sources(), source_of(task.metric), source_of(type(runner))],
         }
     )
     setting.progress.stage("validate", f"on {setting.profile.name} through {runner.name}")
@@ -159,6 +161,7 @@ def _validator_sources() -> str:
     here = Path(__file__).parent
     files = [
         here / "measure.py",
+        here / "probes.py",
         *sorted((here / "tasks").glob("*.py")),
         *sorted((here / "runners").glob("*.py")),
         *sorted(resource("devices").glob("*.py")),
@@ -216,7 +219,7 @@ def _hand_over(
         "report.html": render_html([manifest], [measurements]),
         "run.log": log.read_text(encoding="utf-8", errors="replace") if log.exists() else "",
     }
-    bundle = write_bundle(artifact, out, texts, broken=manifest["verdict"] == "broken", archive=request.archive)
+    bundle = write_bundle(artifact, out, texts, broken=manifest["verdict"] == "broken", archive=request.archive, threads=measured.threads)
     return CompressResult(
         setting.profile.name, manifest["verdict"], manifest["exit_code"], bundle, bundle / "report.html", manifest, measurements
     )

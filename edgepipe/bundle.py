@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.artifact import Artifact, placed_files, sha256_file
 from edgepipe.errors import ModelError, UsageError
 from edgepipe.resources import resource
-from edgepipe.store import disk_errors, drop_leftovers
+from edgepipe.store import disk_errors, drop_leftovers, scratch_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,11 +33,13 @@ CHECKSUMS = "SHA256SUMS"
 REJECTED = ".rejected"
 
 
-def check_target(out: Path, *, force: bool) -> None:
+def check_target(out: Path, *, force: bool, archive: bool = False) -> None:
     """Refuse an output folder that exists (without `force`), is no bundle, or cannot be written, before hours of work."""
     with disk_errors(out):
         if out.exists() and not force:
             raise UsageError("the output folder exists", where=str(out), fix="choose another --out, or --force to replace it")
+        if archive and archive_of(out).exists() and not force:
+            raise UsageError("the archive exists", where=str(archive_of(out)), fix="choose another --out, or --force to replace it")
         for path in (out, rejected_of(out)):
             if not _replaceable(path):
                 raise UsageError(
@@ -72,8 +74,9 @@ def device_bytes(artifact: Artifact) -> int:
     return sum(ref.bytes for ref in placed_files(artifact).values()) + sum(path.stat().st_size for path in scripts)
 
 
-def write_bundle(artifact: Artifact, out: Path, texts: Mapping[str, str], *, broken: bool, archive: bool = False) -> Path:
-    """Write the bundle whole; `texts` are the generated files by name. A broken one goes to `OUT.rejected`.
+def write_bundle(artifact: Artifact, out: Path, texts: Mapping[str, str], *, broken: bool, archive: bool = False, threads: int = 1) -> Path:
+    """Write the bundle whole; `texts` are the generated files by name, `threads` what it was validated with and runs
+    with unless told otherwise. A broken one goes to `OUT.rejected`.
 
     What stood at the target is replaced in one step; a crash leaves either the old or the new.
     """
@@ -81,11 +84,11 @@ def write_bundle(artifact: Artifact, out: Path, texts: Mapping[str, str], *, bro
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         drop_leftovers(target.parent, f".{target.name}-")
-        building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-{os.getpid()}-"))
+        building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-{scratch_prefix()}"))
         building.chmod(0o755)
     try:
         with disk_errors(target):
-            _fill(building, artifact, texts)
+            _fill(building, artifact, texts, threads)
             _swap(building, target)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
@@ -95,16 +98,16 @@ def write_bundle(artifact: Artifact, out: Path, texts: Mapping[str, str], *, bro
     with disk_errors(target):
         if archive:
             write_archive(target)
-        elif not broken:  # one of an earlier build would no longer be this bundle's
-            archive_of(target).unlink(missing_ok=True)
     return target
 
 
-def _fill(folder: Path, artifact: Artifact, texts: Mapping[str, str]) -> None:
+def _fill(folder: Path, artifact: Artifact, texts: Mapping[str, str], threads: int) -> None:
     for place, ref in placed_files(artifact).items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ref.location, folder / place)
-    (folder / "artifact.json").write_text(json.dumps(artifact.to_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "artifact.json").write_text(
+        json.dumps({**artifact.to_json(), "threads": threads}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     shutil.copyfile(resource("devices") / "driver.py", folder / "driver.py")
     shutil.copyfile(resource("export") / "run.py", folder / "run.py")
     for name, text in texts.items():
@@ -200,6 +203,8 @@ def read_bundle(folder: Path) -> tuple[Artifact, dict[str, Any]]:
         raise ModelError(
             "the bundle's artifact.json or manifest.json is corrupt", where=str(folder), fix="take the bundle from where it was built again"
         ) from None
+    if missing := sorted(set(placed_files(artifact)) - set(listed)):
+        raise ModelError(f'"{missing[0]}" is not in SHA256SUMS', where=str(folder), fix="take the bundle from where it was built again")
     return artifact, manifest
 
 

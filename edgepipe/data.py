@@ -45,7 +45,9 @@ class Splits:
                 self._read |= {role: samples for role, samples in dealt.items() if not getattr(self.config, role)}
             else:
                 raise DataError(
-                    f"no {split} data is given", where="[data]", fix=f"name it with --{split} FILE, or give --data FILE for all four roles"
+                    f"no {split} data is given",
+                    where="[data]",
+                    fix=f"name it in the project file's [data], or with a flag: --{split} FILE where there is one, else --data FILE",
                 )
         if not self._read[split]:
             raise DataError(
@@ -142,13 +144,19 @@ def _check_tensor(tensors: Mapping[str, Any], entry: Mapping[str, Any], where: s
 
 
 def split_samples(samples: list[Sample]) -> dict[Split, list[Sample]]:
-    """Deal one list into four splits by a fixed seed, each label in its share; exact repeats are kept once."""
+    """Deal one list into four splits by a fixed seed, each label in its share; exact repeats are kept once.
+
+    Labels too rare to be dealt in shares (scores, mostly) are dealt together.
+    """
     groups: dict[str, list[Sample]] = {}
     for sample in {normalised(sample): sample for sample in samples}.values():
         groups.setdefault(str(sample["label"]) if isinstance(sample.get("label"), str) else "", []).append(sample)
+    enough = round(1 / min(SHARES.values()))
+    ordered = [group for _, group in sorted(groups.items())]
+    rare = [sample for group in ordered if len(group) < enough for sample in group]
     result: dict[Split, list[Sample]] = {split: [] for split in SPLITS}
     rng = random.Random(SEED)
-    for _, group in sorted(groups.items()):
+    for group in [*(group for group in ordered if len(group) >= enough), rare]:
         rng.shuffle(group)
         start, reached = 0, 0.0
         for split in SPLITS:
@@ -156,6 +164,8 @@ def split_samples(samples: list[Sample]) -> dict[Split, list[Sample]]:
             end = round(reached * len(group))
             result[split] += group[start:end]
             start = end
+    for split in SPLITS:
+        rng.shuffle(result[split])  # a part of it, which parity looks at, has every label too
     return result
 
 

@@ -144,7 +144,7 @@ def make_artifact(
     component = _onnx(source, task, labels) if source.onnx else _torch(source, task, labels, factory)
     components = {"model": component}
     for number, adapter in enumerate(adapters):
-        components["adapter" if number == 0 else f"adapter_{number}"] = _adapter(Path(adapter))
+        components["adapter" if number == 0 else f"adapter_{number:03d}"] = _adapter(Path(adapter))
     assets = [FileRef.of(source.folder, name) for name in ASSETS if (source.folder / name).is_file()]
     preprocess, extra = preprocessing(source.folder, source.config, component, task, data)
     program: dict[str, Any] = {"kind": "single", "component": "model", "task": task.name, "preprocess": preprocess}
@@ -216,11 +216,12 @@ def _torch(source: Source, task: TaskSpec, labels: tuple[str, ...], factory: str
             where=str(source.folder / "config.json"),
             fix="an architecture of your own needs --model-factory FILE.py:function",
         )
-    return Component("torch", tuple(FileRef.of(source.folder, name) for name in names), _torch_signature(config, task, labels), parameters)
+    return Component("torch", tuple(FileRef.of(source.folder, name) for name in names), _torch_signature(source, task, labels), parameters)
 
 
-def _torch_signature(config: dict[str, Any], task: TaskSpec, labels: tuple[str, ...]) -> dict[str, Any]:
-    if task.name == "image-classification":
+def _torch_signature(source: Source, task: TaskSpec, labels: tuple[str, ...]) -> dict[str, Any]:
+    config = source.config
+    if task.name == "image-classification" or ("vocab_size" not in config and (source.folder / "preprocessor_config.json").is_file()):
         return {
             "inputs": [{"name": "pixel_values", "dtype": "float32", "shape": ["batch", "channels", "height", "width"]}],
             "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", len(labels)]}],

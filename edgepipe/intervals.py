@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from edgepipe.measure import Timing
     from edgepipe.tasks import TaskSpec
@@ -30,14 +30,19 @@ def bootstrap(task: TaskSpec, base: np.ndarray, ours: np.ndarray) -> tuple[tuple
 def ratio_interval(timing: Timing) -> tuple[float, float]:
     """95 % interval of the ratio of medians, samples resampled in pairs."""
     base, ours = np.array(timing.baseline_ms), np.array(timing.candidate_ms)
-    picked = np.random.default_rng(0).integers(0, len(base), (RESAMPLES // 2, len(base)))
-    return _bounds(np.median(ours[picked], axis=1) / np.median(base[picked], axis=1))
+    return _bounds([np.median(ours[picked]) / np.median(base[picked]) for picked in _resamples(len(base))])
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
     array = np.array(values)
-    picked = np.random.default_rng(0).integers(0, len(array), (RESAMPLES // 2, len(array)))
-    return _bounds(np.median(array[picked], axis=1))
+    return _bounds([np.median(array[picked]) for picked in _resamples(len(array))])
+
+
+def _resamples(n: int) -> Iterator[np.ndarray]:
+    """Indices of one resample after the other, so that memory does not grow with their number."""
+    rng = np.random.default_rng(0)
+    for _ in range(RESAMPLES // 2):
+        yield rng.integers(0, n, n)
 
 
 def _bounds(values: Any) -> tuple[float, float]:

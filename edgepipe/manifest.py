@@ -53,13 +53,18 @@ def make_manifest(
         ],
         "model": {**totals(artifact), "flops": flops["model"]["flops"], "flops_shape": flops["model"]["shape"]},
         "baseline": {**totals(baseline), "flops": flops["baseline"]["flops"], "flops_shape": flops["baseline"]["shape"]},
-        "versions": {name: found for name in LIBRARIES if (found := library_version(name))},
+        "versions": versions(),
         "machine": machine_facts(),
         "left_out": list(recipe.left_out),
         "passes": [run.to_json() for run in runs],
         "results": result_rows(results, profile, artifact),
         **context,
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that did the work, those that are installed."""
+    return {name: found for name in LIBRARIES if (found := library_version(name))}
 
 
 def created() -> str:

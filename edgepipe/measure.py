@@ -80,7 +80,7 @@ def measure(
     cpu = _CpuWatch()
     with _Opened(runner, ours, threads) as new, _Opened(runner, theirs, threads) as old:
         outputs = _walk(old, new, samples, task, labels, result, progress)
-        for batch, length in SHAPES[candidate.program["preprocess"]["kind"]]:
+        for batch, length in fixed_shapes(candidate):
             progress.update(STAGE, f"timing {batch} × {length}" if length else f"timing batch {batch}")
             result.timings.append(_fixed_shape(old, new, candidate, batch, length))
         result.other_load = cpu.others_share(old.usage()[1] + new.usage()[1])
@@ -161,7 +161,7 @@ def _walk(
             for timing, attribute in ((model, "model_ns"), (total, "total_ns")):
                 timing.baseline_ms.append(getattr(a, attribute) / 1e6)
                 timing.candidate_ms.append(getattr(b, attribute) / 1e6)
-        kept += ours
+        kept += ours[: max(0, PARITY_SAMPLES - len(kept))]  # parity and invariance look at no more
     result.timings += [model, total]
     return kept
 
@@ -180,12 +180,25 @@ def _note_labels(sample: Mapping[str, Any], before: str, after: str, labels: Seq
         result.changed.append({"input": shown[:300], "label": true, "before": before, "after": after})
 
 
+def fixed_shapes(candidate: Artifact) -> list[tuple[int, int]]:
+    """(batch, length) to time the model at, of those that it takes; length 0 where inputs have none."""
+    settings = candidate.program["preprocess"]
+    limit = settings.get("length") or settings.get("max_length", 0)
+    shapes = [(batch, min(length, limit) if length else 0) for batch, length in SHAPES[settings["kind"]]]
+    if settings.get("length"):
+        shapes = [(batch, limit) for batch, _ in shapes]
+    return [shape for shape in dict.fromkeys(shapes) if shape[0] == 1 or not settings.get("batch")]
+
+
 def _fixed_shape(old: OpenModel, new: OpenModel, candidate: Artifact, batch: int, length: int) -> Timing:
     feeds = fixed_feeds(candidate, batch, length)
     shape = next(iter(feeds.values())).shape
     timing = Timing(batch, str(shape[1]) if length else "", [], [])  # the model's own limit may be under `length`
     for round_number in range(ROUNDS + 1):
-        theirs, ours = old.repeat(feeds, PER_ROUND), new.repeat(feeds, PER_ROUND)
+        if round_number % 2:
+            ours, theirs = new.repeat(feeds, PER_ROUND), old.repeat(feeds, PER_ROUND)
+        else:
+            theirs, ours = old.repeat(feeds, PER_ROUND), new.repeat(feeds, PER_ROUND)
         if round_number:  # the first round warms caches up
             timing.baseline_ms += [ns / 1e6 for ns in theirs]
             timing.candidate_ms += [ns / 1e6 for ns in ours]
@@ -203,7 +216,8 @@ def _parity(plain: OpenModel, samples: Sequence[Sample], outputs: Sequence[Any],
 
 def _invariance(model: OpenModel, samples: Sequence[Sample], outputs: Sequence[Any], candidate: Artifact, result: Measurement) -> None:
     """How far a sample's outputs move in a batch, and alone with padding behind it."""
-    if candidate.program["preprocess"]["kind"] == "tensors":  # arrays as the model takes them: no batch to make
+    settings = candidate.program["preprocess"]
+    if settings["kind"] == "tensors" or settings.get("batch"):  # arrays as the model takes them, one at a time
         return
     part = samples[: min(PARITY_SAMPLES, len(samples) // BATCH * BATCH)]
     gaps = []
@@ -212,10 +226,10 @@ def _invariance(model: OpenModel, samples: Sequence[Sample], outputs: Sequence[A
         alone = [run for prediction in outputs[start : start + BATCH] for run in prediction.outputs]
         gaps += list(_row_gaps(together, alone))
     result.batch = _summary(gaps)
-    if candidate.program["preprocess"]["kind"] != "text":
+    if settings["kind"] != "text" or settings.get("length"):
         return
     gaps = []
-    limit = candidate.program["preprocess"]["max_length"]
+    limit = settings["max_length"]
     for sample, prediction in zip(part, outputs, strict=False):
         # The output does not tell how long the input was, so pad to twice the usual or to the limit.
         padded = model.batch([sample], min(limit, PADDING * 4)) if len(str(sample.get("text", ""))) < PADDING * 8 else None
@@ -231,13 +245,16 @@ def _row_gaps(together: Mapping[str, np.ndarray], alone: Sequence[Mapping[str, n
 
 
 def _gap(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> tuple[float, float, bool]:
-    """(cosine, largest absolute difference, same top class) of one run's first output."""
-    name = next(iter(a))
-    x, y = a[name].astype(np.float64), b[name].astype(np.float64)
-    scale = float(np.linalg.norm(x) * np.linalg.norm(y))
-    cosine = float((x.ravel() @ y.ravel()) / scale) if scale else float(np.array_equal(x, y))
-    same = bool((x.argmax(-1) == y.argmax(-1)).all()) if x.ndim else True
-    return cosine, float(np.abs(x - y).max()) if x.size else 0.0, same
+    """(lowest cosine, largest absolute difference) over one run's outputs, and whether the first has the same top class."""
+    cosine, largest = 1.0, 0.0
+    for name in a:
+        x, y = a[name].astype(np.float64), b[name].astype(np.float64)
+        scale = float(np.linalg.norm(x) * np.linalg.norm(y))
+        cosine = min(cosine, float((x.ravel() @ y.ravel()) / scale) if scale else float(np.array_equal(x, y)))
+        largest = max(largest, float(np.abs(x - y).max()) if x.size else 0.0)
+    first = next(iter(a))
+    same = bool((a[first].argmax(-1) == b[first].argmax(-1)).all()) if a[first].ndim else True
+    return cosine, largest, same
 
 
 def _summary(gaps: Sequence[tuple[float, float, bool]]) -> dict[str, float]:

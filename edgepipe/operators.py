@@ -31,13 +31,24 @@ def unsupported(candidate: Artifact, profile: Profile) -> list[str]:
         local = {(f.domain, f.name) for f in model.functions}
         for node in all_nodes(model.graph):
             domain = node.domain or "ai.onnx"
-            version = opsets.get(domain, 1)
+            version = since_version(node.op_type, domain, opsets.get(domain, 1))
             ranges = table["operators"].get(domain, {}).get(node.op_type, [])
             known = any(first <= version and (last is None or version <= last) for first, last in ranges)
-            function = any(since <= version for since in table["functions"].get(domain, {}).get(node.op_type, []))
+            function = version in table["functions"].get(domain, {}).get(node.op_type, [])
             if not known and not function and (node.domain, node.op_type) not in local:
-                missing.add(f"{domain}:{node.op_type} (opset {version})")
+                missing.add(f"{domain}:{node.op_type} (opset {opsets.get(domain, 1)})")
     return sorted(missing)
+
+
+def since_version(operator: str, domain: str, opset: int) -> int:
+    """The version of the operator's definition that an opset means, which is what kernels are registered for."""
+    import onnx
+
+    try:
+        schema = onnx.defs.get_schema(operator, max_inclusive_version=opset, domain="" if domain == "ai.onnx" else domain)
+    except onnx.defs.SchemaError:  # not one of ONNX's own operators
+        return opset
+    return int(schema.since_version)
 
 
 def unknown_here(artifact: Artifact) -> list[str]:

@@ -17,6 +17,7 @@ from edgepipe.data import PROBE_SPLITS
 from edgepipe.errors import ModelError, PassError, UsageError, nearest
 from edgepipe.machine import machine_facts
 from edgepipe.passes import PassSpec, passes
+from edgepipe.resources import resource
 from edgepipe.store import cache_root, write_atomic
 from edgepipe.toml import located, parse
 from edgepipe.worker import Job, MeasureFusions, run_job
@@ -41,6 +42,11 @@ SHARED_SOURCES = (
     "checks.py",
     "probes.py",
     "sentence_encoder.py",
+    "worker.py",
+    "data.py",
+    "readers.py",
+    "preprocess.py",
+    "tasks/classification.py",
 )
 
 
@@ -148,8 +154,9 @@ def _format_fix(role: str, have: str | None, wanted: str) -> str:
 
 
 def baseline_recipe(recipe: Recipe) -> Recipe | None:
-    """The steps that make the uncompressed float32 model: merging and exporting. None for models that are ONNX already."""
-    steps = tuple(step for step in recipe.steps if step.name in ("merge-lora", "export-onnx"))
+    """The steps that make the uncompressed float32 model (merging, exporting). None for models that are ONNX already."""
+    known = passes()
+    steps = tuple(step for step in recipe.steps if known[step.name].baseline)
     return recipe.model_copy(update={"steps": steps}) if steps else None
 
 
@@ -245,6 +252,7 @@ def cache_key(
             "facts": dict(facts),
             "costs": dict(costs),
             "threads": setting.threads,
+            "cpu": machine_facts()["flags"],  # whose kernels the checks ran on
             "versions": {name: library_version(name) for name in (*spec.libraries, "edgepipe", "numpy")},
         }
     )
@@ -253,7 +261,8 @@ def cache_key(
 @cache
 def shared_digest() -> str:
     here = Path(__file__).parent
-    return digest([hashlib.sha256((here / name).read_bytes()).hexdigest() for name in SHARED_SOURCES])
+    files = [*(here / name for name in SHARED_SOURCES), resource("devices") / "driver.py"]
+    return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
 
 
 @cache

@@ -43,7 +43,8 @@ def probe_feeds(artifact: Artifact, samples: Sequence[Sample]) -> list[Feeds]:
     by_length = sorted(samples[:SPREAD], key=lambda sample: len(str(sample.get("text", sample.get("tokens", "")))))
     step = max(1, (len(by_length) - 1) // max(1, SINGLES - 1))
     parts = [part for sample in by_length[::step][:SINGLES] for part in encoder.parts(sample)]
-    return [*(encoder.feeds([part]) for part in parts), encoder.feeds(parts)]
+    singles = [encoder.feeds([part]) for part in parts]
+    return singles if artifact.program["preprocess"].get("batch") else [*singles, encoder.feeds(parts)]
 
 
 def generated(artifact: Artifact) -> list[Feeds]:
@@ -53,8 +54,9 @@ def generated(artifact: Artifact) -> list[Feeds]:
     feeds: list[Feeds] = []
     vocabulary = artifact.program["preprocess"].get("vocab_size", 100)
     limit = artifact.program["preprocess"].get("max_length", 33)
-    for batch, wished in ((1, 8), (1, 33), (3, 16)):
-        length = min(wished, limit)
+    fixed = artifact.program["preprocess"].get("batch")
+    for wanted, wished in ((1, 8), (1, 33), (3, 16)):
+        batch, length = fixed or wanted, min(wished, limit)
         rng = np.random.default_rng(length)
         sizes = {"batch": batch, "batch_size": batch, "N": batch, "sequence": length, "sequence_length": length}
         feed: dict[str, Any] = {}
@@ -101,7 +103,9 @@ def fixed_feeds(artifact: Artifact, batch: int, length: int) -> Feeds:
     if settings["kind"] == "image":
         return {inputs[0]["name"]: rng.standard_normal(image_shape(artifact, batch)).astype(np.float32)}
     if settings["kind"] == "text":
-        length = min(length, settings["max_length"])
+        length = settings.get("length") or min(length, settings["max_length"])
         vocabulary = {"input_ids": (0, min(1000, settings["vocab_size"])), "attention_mask": (1, 2), "token_type_ids": (0, 1)}
-        return {entry["name"]: rng.integers(*vocabulary.get(entry["name"], (0, 2)), (batch, length)).astype(np.int64) for entry in inputs}
+        return {
+            entry["name"]: rng.integers(*vocabulary.get(entry["name"], (0, 2)), (batch, length)).astype(entry["dtype"]) for entry in inputs
+        }
     return generated(artifact)[0]

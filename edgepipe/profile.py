@@ -15,9 +15,15 @@ from edgepipe.resources import resource
 from edgepipe.toml import located, parse, read_toml
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 HOST = "host"
+DOT_PRODUCTS = {"asimddp", "i8mm", "avx512_vnni", "avx_vnni", "wasm_relaxed_simd"}
+
+
+def int8_saturates(arch: str, isa: Iterable[str]) -> bool:
+    """Whether u8 × s8 products are summed in 16 bits first: x86 without VNNI."""
+    return arch == "x86_64" and not DOT_PRODUCTS & set(isa)
 
 
 class _Table(BaseModel):
@@ -39,12 +45,11 @@ class Cpu(_Table):
     @property
     def int8_dot_product(self) -> bool:
         """Whether one instruction multiplies and adds 8-bit values into 32-bit sums."""
-        return bool({"asimddp", "i8mm", "avx512_vnni", "avx_vnni", "wasm_relaxed_simd"} & set(self.isa))
+        return bool(DOT_PRODUCTS & set(self.isa))
 
     @property
     def int8_saturates(self) -> bool:
-        """Whether u8 × s8 products are summed in 16 bits first: x86 without VNNI."""
-        return self.arch == "x86_64" and not self.int8_dot_product
+        return int8_saturates(self.arch, self.isa)
 
 
 class Memory(_Table):
@@ -105,14 +110,20 @@ def load_profile(name: str) -> Profile:
     if name == HOST:
         return host_profile()
     if name.endswith(".toml") or os.sep in name:
-        path = Path(name)
-        return parse(Profile, _resolved(path, ()), source=path)
+        return _from_file(Path(name))
     path = resource("profiles") / f"{name}.toml"
     if name not in profile_names():
         raise UsageError(f'unknown profile "{name}"', where="--profile", fix=nearest(name, profile_names()))
     if not path.is_file():
         return _installed()[name]
     return parse(Profile, _resolved(path, ()), source=path)
+
+
+def _from_file(path: Path) -> Profile:
+    profile = parse(Profile, _resolved(path, ()), source=path)
+    if profile.name == HOST:
+        raise UsageError('"host" is this machine, whatever it is', where=located(path, ("name",)), fix="give the profile a name of its own")
+    return profile
 
 
 def profile_names() -> list[str]:
@@ -218,8 +229,6 @@ def runs_here(profile: Profile) -> bool:
     here = host_profile().cpu
     there = profile.cpu
     deciding = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve"}
-    if profile.name == HOST:
-        return True
-    if profile.reach.runner != "local" or here.arch != there.arch:
+    if profile.reach.runner not in ("local", "ssh") or here.arch != there.arch:  # phones and browsers are more than a CPU
         return False
     return deciding & set(here.isa) == deciding & set(there.isa)

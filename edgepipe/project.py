@@ -49,8 +49,9 @@ def make_request(
             fix="name it: edgepipe compress MODEL …, or write a project file with `edgepipe init MODEL`",
         )
     own_model = named is not None and (base.model is None or Path(named).resolve() != Path(base.model).resolve())
-    if own_model:  # another model than the project's: its adapters and task do not go with it
-        base = base.model_copy(update={"name": None, "adapters": (), "model_factory": None, "task": base.task if task is None else None})
+    if own_model:  # another model than the project's: its name, adapters and licences do not go with it; task and data may
+        alien: dict[str, Any] = {"name": None, "adapters": (), "model_factory": None, "licences": {}}
+        base = base.model_copy(update={**alien, "task": base.task if task is None else None})
     paths = {key: resolve_path(value, here) for key, value in (data or {}).items() if value}
     samples = base.data
     if "file" in paths:  # one file for all roles replaces whatever the project names

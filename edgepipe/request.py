@@ -13,7 +13,7 @@ from edgepipe.errors import DataError, ModelError, OperatorError, UsageError, ne
 from edgepipe.intake import find_source, make_artifact
 from edgepipe.operators import unknown_here
 from edgepipe.passes import load_plugin
-from edgepipe.pipeline import check_recipe
+from edgepipe.pipeline import baseline_recipe, check_recipe
 from edgepipe.plan import plan
 from edgepipe.profile import load_profile
 from edgepipe.tasks import load_task
@@ -142,10 +142,27 @@ def planned(request: Request, *, whole: bool = True) -> tuple[Prepared, list[Pla
     outs = [request.out if len(profiles) == 1 else request.out / name for name in names]
     if whole:
         for out in outs:
-            check_target(out, force=request.force)
+            check_target(out, force=request.force, archive=request.archive)
     prepared = prepare(request, with_data=whole)
     builds = []
     for profile, out in zip(profiles, outs, strict=True):
         recipe = recipe_for(prepared, profile)
-        builds.append(Planned(profile, recipe, check_recipe(recipe, prepared.artifact, request.recipe, request.places), out))
+        steps = check_recipe(recipe, prepared.artifact, request.recipe, request.places)
+        if (shorter := baseline_recipe(recipe)) or prepared.artifact.model.format != "onnx":
+            _check_baseline(shorter, prepared, request)
+        builds.append(Planned(profile, recipe, steps, out))
     return prepared, builds
+
+
+def _check_baseline(shorter: Recipe | None, prepared: Prepared, request: Request) -> None:
+    """The float32 model that the result is compared with must come out of the recipe too."""
+    try:
+        if shorter is None:
+            raise UsageError("no step exports it")
+        check_recipe(shorter, prepared.artifact)
+    except UsageError as error:
+        raise UsageError(
+            f"the recipe gives no float32 model to compare with: {error.what}",
+            where=request.recipe or "recipe",
+            fix="use merge-lora and export-onnx, or register your own merging and exporting passes with baseline=True",
+        ) from None

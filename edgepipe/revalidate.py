@@ -9,8 +9,8 @@ from edgepipe.bundle import read_bundle
 from edgepipe.config import Budget, with_budget
 from edgepipe.data import Splits
 from edgepipe.errors import DataError, UsageError, reading
-from edgepipe.machine import usable_cores
-from edgepipe.manifest import created, result_rows
+from edgepipe.machine import machine_facts, usable_cores
+from edgepipe.manifest import created, result_rows, versions
 from edgepipe.pipeline import Setting
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
@@ -58,7 +58,7 @@ def revalidate(
         for profile in named:
             setting = Setting(store, worker, progress, profile, request.data, splits, usable_cores(), request.plugins)
             baseline = _baseline(manifest, store, setting, request)
-            measured = measured_on(kept, baseline, setting, task)
+            measured = measured_on(kept, baseline, setting, task, request.task)
             rows = judge(measured, kept, baseline, profile, task, limits)
             fresh = {
                 **manifest,
@@ -69,6 +69,8 @@ def revalidate(
                 "verdict": overall(rows),
                 "exit_code": exit_code(rows, strict=strict),
                 "budget": limits.model_dump(),
+                "machine": machine_facts(),
+                "versions": versions(),
             }
             results.append(
                 CompressResult(
@@ -91,4 +93,11 @@ def _baseline(manifest: dict[str, Any], store: Store, setting: Setting, request:
         )
         fix = "run from the folder with the edgepipe.toml it was built with, so that it can be built again"
         raise UsageError(what, where=f'source model "{source.get("model")}"', fix=fix)
-    return baseline_of(recipe_for(prepared, setting.profile), store.put(prepared.artifact), setting)
+    built = baseline_of(recipe_for(prepared, setting.profile), store.put(prepared.artifact), setting)
+    if built.digest != manifest.get("baseline_model", {}).get("artifact", built.digest):
+        raise UsageError(
+            "the float32 model could be built again, but it is another than the bundle was compared with",
+            where=f'source model "{source.get("model")}"',
+            fix="the recipe, its options or the versions of the libraries have changed: build the bundle again",
+        )
+    return built

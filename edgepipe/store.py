@@ -2,7 +2,7 @@
 
     store/trees/<digest>/       an artifact laid out: artifact.json and its files
     store/results/<key>.json    what a pass or a validation gave, by cache key
-    work/<pid>-…/               scratch folders of running builds
+    work/<pid>-<machine>-…/     scratch folders of running builds
 
 Safe without locks: everything is written under a temporary name, fsynced and renamed, and two builds that
 write the same name write the same bytes. What is read back is checked against its digest.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -27,6 +28,7 @@ from edgepipe.errors import ModelError, ResourceError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+ABANDONED_S = 86400  # another machine's process cannot be asked after, but no scratch folder lies untouched for a day
 UNFINISHED_S = 3600  # a tree is laid out in seconds; one that is this old belongs to a build that was killed
 
 
@@ -122,7 +124,7 @@ class Store:
             parent.mkdir(parents=True, exist_ok=True)
         drop_leftovers(parent)
         with disk_errors(parent):
-            folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{os.getpid()}-"))
+            folder = Path(tempfile.mkdtemp(dir=parent, prefix=scratch_prefix()))
         try:
             yield folder
         finally:
@@ -149,12 +151,18 @@ class Store:
         return sum(path.stat().st_size for path in (self.root / "store").rglob("*") if path.is_file())
 
     def prune(self, max_size_bytes: int) -> int:
-        """Drop artifacts, then results, least recently used first, until the store is within bounds; gives bytes freed."""
+        """Drop artifacts, then results, least recently used first, until the store is within bounds; gives bytes freed.
+
+        What a build that is running has used stays.
+        """
         before = self.size_bytes()
         self._drop_unfinished()
+        spared = {entry["digest"] for entry in self.entries() if self._in_use(entry["digest"])}
         for entry in self.entries():
             if self.size_bytes() <= max_size_bytes:
                 break
+            if entry["digest"] in spared:
+                continue
             shutil.rmtree(self.root / "store" / "trees" / entry["digest"], ignore_errors=True)
             self._drop_dangling_results()
         for path in sorted((self.root / "store" / "results").glob("*.json"), key=lambda path: path.stat().st_mtime):
@@ -162,6 +170,14 @@ class Store:
                 break
             path.unlink(missing_ok=True)
         return before - self.size_bytes()
+
+    def _in_use(self, artifact_digest: str) -> bool:
+        """Whether the artifact was used after the oldest build that is running began."""
+        import psutil
+
+        pids = {int(_owner(folder.name)[0]) for folder in (self.root / "work").glob("*") if _running(folder.name)}
+        begun = [psutil.Process(pid).create_time() for pid in pids if psutil.pid_exists(pid)]
+        return bool(begun) and (self.root / "store" / "trees" / artifact_digest).stat().st_mtime >= min(begun)
 
     def _result_path(self, key: str) -> Path:
         return self.root / "store" / "results" / f"{key}.json"
@@ -216,15 +232,37 @@ class Store:
                 path.unlink(missing_ok=True)
 
 
+def scratch_prefix() -> str:
+    """`<pid>-<machine>-`: whose a scratch folder is. Machines may share a cache, and number their processes alike."""
+    return f"{os.getpid()}-{_machine()}-"
+
+
 def drop_leftovers(folder: Path, prefix: str = "") -> None:
-    """Delete what killed builds left in `folder`: folders named `<prefix><pid>-…` whose process is gone."""
+    """Delete what killed builds left in `folder`: folders named `prefix` + `scratch_prefix()` + … of processes that are gone."""
     for old in folder.iterdir():
-        pid = old.name.removeprefix(prefix).split("-")[0]
-        if old.name.startswith(prefix) and pid.isdigit() and not _alive(pid):
+        name = old.name.removeprefix(prefix)
+        pid, machine = _owner(name)
+        if not old.name.startswith(prefix) or not pid.isdigit():
+            continue
+        gone = not _running(name) if machine == _machine() else time.time() - old.stat().st_mtime > ABANDONED_S
+        if gone:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _alive(pid: str) -> bool:
+def _machine() -> str:
+    import platform
+
+    return re.sub(r"\W", "", platform.node()) or "here"
+
+
+def _owner(name: str) -> tuple[str, str]:
+    """(process, machine) of a scratch folder's name."""
+    pid, machine, *_ = [*name.split("-"), "", ""]
+    return pid, machine
+
+
+def _running(name: str) -> bool:
     import psutil
 
-    return pid.isdigit() and psutil.pid_exists(int(pid))
+    pid, machine = _owner(name)
+    return machine == _machine() and pid.isdigit() and psutil.pid_exists(int(pid))

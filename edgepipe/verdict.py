@@ -13,8 +13,8 @@ import numpy as np
 
 from edgepipe.intervals import bootstrap, median_interval, ratio_interval
 from edgepipe.operators import support_table, unsupported
-from edgepipe.profile import runs_here
 from edgepipe.result import Result
+from edgepipe.runners import runner_for
 
 if TYPE_CHECKING:
     from edgepipe.artifact import Artifact
@@ -28,21 +28,17 @@ BUSY = 0.25  # share of the machine that others may use before times prove nothi
 
 def judge(measured: Measurement, candidate: Artifact, baseline: Artifact, profile: Profile, task: TaskSpec, budget: Budget) -> list[Result]:
     """Every figure with its verdict, in the order a report shows them."""
-    here = runs_here(profile)
-    provenance = "measured" if here else "host"
-    judge_one = _Judge(profile, provenance, "" if here else _stand_in(profile), measured, budget)
+    runner = runner_for(profile)
+    labelled = bool(candidate.program.get("labels"))
+    judge_one = _Judge(profile, runner.provenance, runner.doubt, measured, budget, labelled)
     return [
         *judge_one.accuracy(task),
         judge_one.size(candidate, baseline),
         *judge_one.latency(),
         judge_one.memory(),
         *judge_one.parity(),
-        operators(candidate, profile, here),
+        operators(candidate, profile, not runner.doubt),
     ]
-
-
-def _stand_in(profile: Profile) -> str:
-    return f"no runner reaches {profile.name} from here yet; this machine stood in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +48,7 @@ class _Judge:
     unproven: str  # why figures of this provenance prove nothing; empty when they do
     measured: Measurement
     budget: Budget
+    labelled: bool  # outputs are scores of labels: agreement of the top one says something
 
     def _row(
         self,
@@ -132,7 +129,7 @@ class _Judge:
         for timing in self.measured.timings:
             conditions = {"batch": timing.batch, "length": timing.length, "threads": self.measured.threads}
             before, after = float(np.median(timing.baseline_ms)), float(np.median(timing.candidate_ms))
-            ratio, spread = after / before, ratio_interval(timing)
+            spread = ratio_interval(timing)
             reason = f"{before / after:.2f} × as fast as float32 [{1 / spread[1]:.2f}, {1 / spread[0]:.2f}]"
             more: dict[str, Any] = {"baseline": before, "n": len(timing.candidate_ms), "conditions": conditions}
             if timing.end_to_end:
@@ -149,19 +146,19 @@ class _Judge:
                 )
                 continue
             limit = self.budget.max_latency_ratio * before
-            # Only an interval wholly over the limit says that it broke: a tie is noise, not a regression.
-            held = ratio <= self.budget.max_latency_ratio or spread[0] <= self.budget.max_latency_ratio
             if timing.length == "task" and self.budget.max_latency_ms is not None:
                 limit = min(limit, self.budget.max_latency_ms)
-                held = held and after <= self.budget.max_latency_ms
+            # Figure and limit move together when the machine does, so the interval is that of the ratio.
+            surely_over = spread[0] * before > limit
+            noise = "" if after <= limit or surely_over else "over the limit by less than the noise: its 95 % interval spans it"
             rows.append(
                 self._row(
                     "latency",
                     "median",
                     "ms",
                     after,
-                    held=held,
-                    doubt=busy,
+                    held=after <= limit,
+                    doubt=busy or noise,
                     reason=reason,
                     budget=limit,
                     interval=median_interval(timing.candidate_ms),
@@ -219,26 +216,20 @@ class _Judge:
                 budget=budget.max_parity_abs,
                 held=None if budget.max_parity_abs is None else found["max_abs"] <= budget.max_parity_abs,
             ),
-            self._row(
-                "parity",
-                "label agreement",
-                "share",
-                found["label_agreement"],
-                better="higher",
-                held=found["label_agreement"] >= budget.min_label_agreement,
-                budget=budget.min_label_agreement,
-                n=n,
-            ),
         ]
+        if self.labelled:
+            share, floor = found["label_agreement"], budget.min_label_agreement
+            rows.append(self._row("parity", "label agreement", "share", share, better="higher", held=share >= floor, budget=floor, n=n))
         for name, gaps in (("batch", self.measured.batch), ("padding", self.measured.padding)):
             if gaps:
-                limit, share = budget.min_batch_agreement, gaps["label_agreement"]
+                limit = budget.min_batch_agreement if self.labelled else None
+                share, unit = (gaps["label_agreement"], "share") if self.labelled else (gaps["cosine"], "")
                 reason = f"outputs move by up to {gaps['max_abs']:.2g} (cosine {gaps['cosine']:.5f}) {'in a batch of 8' if name == 'batch' else 'with padding behind'}"
                 rows.append(
                     self._row(
                         "parity",
                         f"{name} invariance",
-                        "share",
+                        unit,
                         share,
                         better="higher",
                         held=None if limit is None else share >= limit,

@@ -93,7 +93,7 @@ class WorkerProcess:
         if self._process is None:
             self._log = self._log_path.open("ab")
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from edgepipe.worker import main; main()"],
+                [sys.executable, "-P", "-c", "from edgepipe.worker import main; main()"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

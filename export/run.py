@@ -24,15 +24,19 @@ def sample_of(kind, value, settings):
             return {"tensors": {name: arrays[name] for name in arrays.files}}
     if settings.get("split_words"):
         return {"tokens": value.split()}
+    if not (settings.get("pair") or settings.get("twin")):
+        return {"text": value}
     first, tab, second = value.partition("\t")
-    return {"text": first, "text_pair": second} if tab else {"text": value}
+    if not tab:
+        raise ValueError("the model compares two texts: put a tab between them")
+    return {"text": first, "text_pair": second}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="*", help="texts (a tab between the two of a pair), image files, or .npz files")
     parser.add_argument("--file", help="read inputs from this file, one a line")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, help="default: as many as it was validated with")
     args = parser.parse_args()
     values = list(args.inputs)
     if args.file:

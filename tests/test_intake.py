@@ -286,7 +286,7 @@ def test_adapters_are_components_in_their_order(tmp_path: Path) -> None:
     assert {role: component.format for role, component in artifact.components.items()} == {
         "model": "torch",
         "adapter": "peft",
-        "adapter_1": "peft",
+        "adapter_001": "peft",  # so that the eleventh does not come before the second
     }
 
 

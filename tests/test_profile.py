@@ -177,11 +177,22 @@ def test_profile_that_lacks_a_deciding_feature_does_not_run_here() -> None:
     assert not runs_here(other)
 
 
-def test_device_that_is_reached_elsewhere_does_not_run_here() -> None:
+@pytest.mark.parametrize(("runner", "here"), [("local", True), ("ssh", True), ("adb", False), ("browser", False)])
+def test_phones_and_browsers_are_more_than_their_cpu(runner: str, here: bool) -> None:
+    """A board that is reached over ssh may be this very machine; a phone or a tab is not."""
     host = host_profile()
-    remote = host.model_copy(update={"name": "remote", "reach": host.reach.model_copy(update={"runner": "ssh"})})
+    remote = host.model_copy(update={"name": "remote", "reach": host.reach.model_copy(update={"runner": runner})})
 
-    assert not runs_here(remote)
+    assert runs_here(remote) is here
+
+
+def test_profile_file_cannot_pass_for_the_host(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "rpi4"\nname = "host"\ntitle = "a Pi that would be this machine"\n')
+
+    with pytest.raises(UsageError, match="this machine, whatever it is") as caught:
+        load_profile(str(path))
+    assert caught.value.where == f"{path}:2"
 
 
 def test_names_hold_the_shipped_profiles_and_the_host() -> None:

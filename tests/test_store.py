@@ -190,15 +190,37 @@ def test_workdir_is_gone_after_an_error(store: Store) -> None:
 
 
 def test_workdir_clears_up_after_killed_builds_only(store: Store) -> None:
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    left_over = store.root / "work" / f"{dead}-abc"
+    script = "from edgepipe.store import scratch_prefix; print(scratch_prefix())"
+    dead = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    left_over = store.root / "work" / f"{dead}abc"
     left_over.mkdir(parents=True)
 
     with store.workdir() as other, store.workdir():
         assert other.is_dir()
         assert not left_over.exists()
+
+
+def test_workdir_of_another_machine_is_left_alone_for_a_day(store: Store) -> None:
+    theirs = store.root / "work" / "99999999-another-abc"
+    theirs.mkdir(parents=True)
+
+    with store.workdir():
+        assert theirs.is_dir()
+    os.utime(theirs, (time.time() - 90_000, time.time() - 90_000))
+    with store.workdir():
+        assert not theirs.exists()
+
+
+def test_prune_spares_what_a_running_build_uses(store: Store, tmp_path: Path) -> None:
+    used, old = (store.put(artifact(tmp_path / name, name.encode())) for name in ("a", "b"))
+    age(store, old, 1_000_000)
+
+    with store.workdir():
+        store.prune(0)
+        assert store.get(used.digest) is not None
+    assert store.get(old.digest) is None
+    store.prune(0)
+    assert store.size_bytes() == 0
 
 
 def test_entries_list_the_least_recently_used_first(store: Store, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgepipe.errors import EdgepipeError, Interrupted, ResourceError, UsageError
+from edgepipe.errors import EdgepipeError, InputError, Interrupted, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,13 +24,21 @@ COMMANDS = {
     "validate": ("validate", "Judge a bundle again, on its own device or others."),
     "inspect": ("inspect", "Show a model's parameters, bytes, operators and arithmetic."),
     "init": ("init", "Write a commented edgepipe.toml by looking at a model folder."),
-    "report": ("report", "Show a bundle's verdicts again and rewrite its report."),
+    "report": ("report", "Show bundles' verdicts again, or several side by side on one page."),
     "diff": ("diff", "Compare two bundles or manifests; a regression fails."),
     "profiles": ("profiles", "List, show and check device profiles."),
     "passes": ("passes", "List the passes, or show one with its options."),
     "cache": ("cache", "List what edgepipe keeps between runs, or bring it in bounds."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),
 }
+
+UNREADABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EIO,
+)  # of the user's files; what cannot be written is told where it is
 
 
 class _ReaderGoneError(Exception):
@@ -101,8 +110,8 @@ def run(args: list[str]) -> int:
     except _ReaderGoneError:  # nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except SystemExit:  # so rich ends when the reader of its table is gone
-        return 0
+    except SystemExit as stop:  # a task's or profile's own code ended the program
+        return stop.code if isinstance(stop.code, int) else 1
     except MemoryError:
         return _fail(ResourceError("memory ran out", fix="use a machine with more memory, or a smaller model"), as_json)
     except EdgepipeError as error:
@@ -110,6 +119,11 @@ def run(args: list[str]) -> int:
     except Exception as error:
         if "--verbose" in args:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in UNREADABLE and error.filename:
+            return _fail(
+                InputError(f"cannot be read: {error.strerror}", where=str(error.filename), fix="check the path and its permissions"),
+                as_json,
+            )
         return _fail(
             EdgepipeError(f"a bug in edgepipe: {type(error).__name__}: {error}", fix="run again with --verbose and report the traceback"),
             as_json,

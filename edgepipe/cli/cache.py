@@ -34,7 +34,8 @@ def list_cache(as_json: bool) -> None:
 @click.option(
     "--max-size", required=True, metavar="SIZE", help="Drop the least recently used until the store is this small: 2GB, 500MB, 0."
 )
-def prune(max_size: str) -> None:
+@json_option
+def prune(max_size: str, as_json: bool) -> None:
     """Bring the store in bounds; deleting loses nothing but time."""
     from edgepipe.config import parse_bytes
     from edgepipe.store import Store
@@ -45,4 +46,7 @@ def prune(max_size: str) -> None:
         raise UsageError(str(error), where="--max-size", fix="for example --max-size 2GB") from None
     store = Store.default()
     freed = store.prune(limit)
+    if as_json:
+        click.echo(json.dumps({"freed_bytes": freed, "size_bytes": store.size_bytes()}))
+        return
     click.echo(f"freed {freed / 1e6:.1f} MB; {store.size_bytes() / 1e6:.1f} MB are left")

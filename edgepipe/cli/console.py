@@ -80,7 +80,9 @@ class _Live:
         self._bar.update(self._task, what=what, total=total or None, completed=done)
 
     def finish(self, name: str, outcome: str) -> None:
-        self._console.print(f"[green]✓[/] [bold]{name}[/] {outcome}", highlight=False)
+        from rich.markup import escape
+
+        self._console.print(f"[green]✓[/] [bold]{escape(name)}[/] {escape(outcome)}", highlight=False)
 
     def close(self) -> None:
         self._bar.stop()

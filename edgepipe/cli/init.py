@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edgepipe.cli.options import json_option
 from edgepipe.errors import UsageError
 
 TASK_OF = {
@@ -19,7 +21,8 @@ TASK_OF = {
 @click.argument("model")
 @click.option("--out", default="edgepipe.toml", metavar="FILE", help="Where to write it.")
 @click.option("--force", is_flag=True, help="Replace the file that is there.")
-def command(model: str, out: str, force: bool) -> None:
+@json_option
+def command(model: str, out: str, force: bool, as_json: bool) -> None:
     """Write a commented edgepipe.toml for MODEL by looking at its folder and at the data files here."""
     from edgepipe.config import resolve_path
     from edgepipe.intake import find_source
@@ -42,6 +45,9 @@ def command(model: str, out: str, force: bool) -> None:
     data = {role: written(here / name) for role, name in _data_files(here).items()}
     text = project_text(model if as_given else written(Path(named)), source, adapters, data)
     write_atomic(target.absolute(), text.encode())
+    if as_json:
+        click.echo(json.dumps({"file": str(target), "model": str(named), "adapters": adapters, "data": data}))
+        return
     click.echo(f"wrote {out}; look it over, then: edgepipe compress --profile host")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +19,21 @@ if TYPE_CHECKING:
 def show_outcome(results: Sequence[CompressResult], *, junit: str | None, strict: bool, as_json: bool, quiet: bool, report: bool) -> int:
     """Print the results (`report`: with the path of the page that was written) and give the exit code: the lowest that is not 0."""
     manifests = [result.manifest for result in results]
+    code = min((result.exit_code for result in results if result.exit_code), default=0)
     if junit:
         write_junit(Path(junit), manifests, strict=strict)
-    if as_json:
-        click.echo(json.dumps(manifests[0] if len(manifests) == 1 else manifests, ensure_ascii=False))
-    elif not quiet:
-        from edgepipe.report.terminal import print_result
+    try:
+        if as_json:
+            click.echo(json.dumps(manifests[0] if len(manifests) == 1 else manifests, ensure_ascii=False))
+        elif not quiet:
+            from edgepipe.report.terminal import print_result
 
-        for result in results:
-            print_result(result.manifest, bundle=result.bundle, report=result.report if report else None)
-    return min((result.exit_code for result in results if result.exit_code), default=0)
+            for result in results:
+                print_result(result.manifest, bundle=result.bundle, report=result.report if report else None)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read us is gone; the verdict stands all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 def write_junit(path: Path, manifests: Sequence[Mapping[str, Any]], *, strict: bool) -> None:

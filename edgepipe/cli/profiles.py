@@ -54,9 +54,13 @@ def show(name: str, as_json: bool) -> None:
 
 @command.command("check")
 @click.argument("file")
-def check(file: str) -> None:
+@json_option
+def check(file: str, as_json: bool) -> None:
     """Check a profile file of your own."""
     from edgepipe.profile import load_profile
 
     profile = load_profile(file if "/" in file or file.endswith(".toml") else f"./{file}")
+    if as_json:
+        click.echo(json.dumps({"file": file, "name": profile.name, "facts": len(profile.facts())}))
+        return
     click.echo(f"{file}: {profile.name} is a valid profile ({len(profile.facts())} facts)")

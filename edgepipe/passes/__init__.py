@@ -55,7 +55,7 @@ class PassSpec:
     data: tuple[Split, ...] = ()
     checks: tuple[Check, ...] = ()
     libraries: tuple[str, ...] = ()  # whose versions are part of the cache key
-    lossless: bool = False
+    baseline: bool = False  # its step also makes the float32 model that the result is compared with
     source: str = field(default="", compare=False)
 
     @property
@@ -79,22 +79,50 @@ def register_pass(
     data: tuple[Split, ...] = (),
     checks: tuple[Check, ...] = (Check("loads"),),
     libraries: tuple[str, ...] = ("onnx", "onnxruntime"),
-    lossless: bool = False,
+    baseline: bool = False,
 ) -> Callable[[PassFunction], PassFunction]:
     """Register a pass: `function(artifact, options, ctx) -> artifact`, no base class.
 
     `takes` and `gives` map roles to formats ({"model": "onnx"}); `after`/`before` name passes it must follow or
-    precede when both are in a recipe; `checks` are run by the pipeline on what it returns.
+    precede when both are in a recipe; `checks` are run by the pipeline on what it returns; `baseline` passes also make
+    the float32 model the result is compared with. Raises `UsageError` for a name that is taken.
     """
 
     def register(function: PassFunction) -> PassFunction:
-        source = inspect.getsource(inspect.getmodule(function) or function)
+        where = inspect.getsourcefile(function) or function.__module__
+        other = _REGISTRY.get(name)
+        if other is not None and other.function.__module__ != function.__module__:
+            raise UsageError(f'there is a pass named "{name}" already', where=where, fix="choose another name")
+        if not (isinstance(options, type) and issubclass(options, PassOptions)):
+            raise UsageError(f'the options of "{name}" are no edgepipe.PassOptions', where=where, fix="derive a class from it")
         _REGISTRY[name] = PassSpec(
-            name, function, options, dict(takes), dict(gives), after, before, facts, costs, data, checks, libraries, lossless, source
+            name,
+            function,
+            options,
+            dict(takes),
+            dict(gives),
+            after,
+            before,
+            facts,
+            costs,
+            data,
+            checks,
+            libraries,
+            baseline,
+            source_of(function),
         )
         return function
 
     return register
+
+
+def source_of(defined: Any) -> str:
+    """The text of the module that defines a function or class; of one typed at a prompt, what Python compiled of it."""
+    try:
+        return inspect.getsource(inspect.getmodule(defined) or defined)
+    except (OSError, TypeError):
+        code = getattr(defined, "__code__", None)
+        return code.co_code.hex() + repr(code.co_consts) if code else repr(defined)
 
 
 def passes() -> dict[str, PassSpec]:

@@ -40,7 +40,7 @@ class ExportOnnx(PassOptions):
     before=("optimize-graph", "quantize-dynamic"),
     checks=(Check("close-outputs", 1e-4),),
     libraries=("torch", "transformers", "optimum", "optimum-onnx", "onnx"),
-    lossless=True,
+    baseline=True,
 )
 def export_onnx(artifact: Artifact, options: ExportOnnx, ctx: Context) -> Artifact:
     """Export to ONNX with dynamic batch and sequence; outputs must equal PyTorch's at several shapes."""

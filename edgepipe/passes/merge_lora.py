@@ -29,7 +29,7 @@ class MergeLora(PassOptions):
     before=("prune-heads", "prune-ffn", "export-onnx"),
     checks=(Check("equal-outputs", 1e-4), Check("same-signature")),
     libraries=("torch", "transformers", "peft"),
-    lossless=True,
+    baseline=True,
 )
 def merge_lora(artifact: Artifact, options: MergeLora, ctx: Context) -> Artifact:
     """Fold LoRA adapters into the weights, in float32; outputs must stay equal on real inputs."""

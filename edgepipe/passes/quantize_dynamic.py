@@ -6,6 +6,7 @@ arXiv 1712.05877, section 2.1, with scales of activations taken at run time; ONN
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -38,7 +39,10 @@ QUANTIZED = (
 
 class QuantizeDynamic(PassOptions):
     per_channel: bool = Field(default=True, description="a scale per output channel instead of one per tensor")
-    reduce_range: bool = Field(default=False, description="7-bit weights, for CPUs whose u8 × s8 kernels sum in 16 bits (x86 without VNNI)")
+    reduce_range: bool | None = Field(
+        default=None,
+        description="7-bit weights, for CPUs whose u8 × s8 kernels sum in 16 bits: x86 without VNNI (default: as the profile's cpu.isa says)",
+    )
     operators: tuple[str, ...] = Field(default=OPERATORS, description="operator types whose weights become int8")
     exclude: tuple[str, ...] = Field(default=(), description="names of nodes that stay as they are")
 
@@ -49,6 +53,7 @@ class QuantizeDynamic(PassOptions):
     gives={"model": "onnx"},
     options=QuantizeDynamic,
     after=("export-onnx", "optimize-graph"),
+    facts=("cpu.arch", "cpu.isa"),
     checks=(Check("same-signature"), Check("loads"), Check("same-as-unoptimised", 0.1), Check("batch-invariant")),
 )
 def quantize_dynamic(artifact: Artifact, options: QuantizeDynamic, ctx: Context) -> Artifact:
@@ -59,6 +64,7 @@ def quantize_dynamic(artifact: Artifact, options: QuantizeDynamic, ctx: Context)
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as runtime_quantizer
 
+    from edgepipe.profile import int8_saturates
     from edgepipe.weights import all_nodes, load_onnx, onnx_component
 
     source = artifact.model.main_file
@@ -71,15 +77,21 @@ def quantize_dynamic(artifact: Artifact, options: QuantizeDynamic, ctx: Context)
     folder.mkdir()
     ctx.progress("quantizing")
     logging.getLogger().setLevel(logging.ERROR)  # it advises to run its own pre-processing, which optimize-graph has done
+    saturates = int8_saturates(ctx.facts["cpu.arch"], ctx.facts["cpu.isa"])
+    # The quantizer writes what it infers beside its source, and the store is not its to write to.
+    beside = ctx.workdir / "source"
+    for ref in artifact.model.files:
+        (beside / ref.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ref.location, beside / ref.path)
     runtime_quantizer(
-        str(source),
+        str(beside / artifact.model.files[0].path),
         str(folder / "model.onnx"),
         op_types_to_quantize=list(options.operators),
         nodes_to_exclude=list(options.exclude),
         per_channel=options.per_channel,
-        reduce_range=options.reduce_range,
+        reduce_range=saturates if options.reduce_range is None else options.reduce_range,
         weight_type=QuantType.QInt8,
-        use_external_data_format=artifact.model.size_bytes > 6_000_000_000,
+        use_external_data_format=artifact.model.size_bytes > 2_000_000_000,
         # Shape inference knows no fused operator, so the quantizer would not find the type of what they give.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT, "EnableSubgraph": False},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -31,13 +32,18 @@ def amount(value: float | None, unit: str) -> str:
     return f"{value:.2f} {unit}"
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:  # rich would end the program with 1, whatever the verdict is
+        raise BrokenPipeError
+
+
 def print_result(manifest: Mapping[str, Any], *, bundle: Path | None = None, report: Path | None = None) -> None:
     """Table of every figure, then the unproven or broken ones' reasons, then where things are."""
-    console = Console()
+    console = _Console()
     if not console.is_terminal:  # a pipe or CI log has no width; wrapped cells would only be harder to read
-        console = Console(width=PLAIN_WIDTH)
+        console = _Console(width=PLAIN_WIDTH)
     table = Table(
-        title=f"{manifest['source']['model']} on {manifest['profile_title']}",
+        title=escape(f"{manifest['source']['model']} on {manifest['profile_title']}"),
         title_justify="left",
         header_style="bold",
         box=None,
@@ -69,14 +75,15 @@ def print_result(manifest: Mapping[str, Any], *, bundle: Path | None = None, rep
         if row["verdict"] in ("broken", "unproven") or (row["verdict"] is None and row["reason"] and row["axis"] == "parity"):
             reasons.setdefault(row["reason"].split("; ")[0], []).append(row["axis"])
     for reason, axes in reasons.items():
-        console.print(f"  [dim]{', '.join(dict.fromkeys(axes))}: {reason}[/]", highlight=False)
+        console.print(f"  [dim]{', '.join(dict.fromkeys(axes))}: {escape(reason)}[/]", highlight=False)
     verdict = manifest["verdict"]
     console.print(
-        f"\n[{COLOURS[verdict]}]{MARKS[verdict]}[/]  profile {manifest['profile']}, exit code {manifest['exit_code']}", highlight=False
+        f"\n[{COLOURS[verdict]}]{MARKS[verdict]}[/]  profile {escape(manifest['profile'])}, exit code {manifest['exit_code']}",
+        highlight=False,
     )
     for label, path in (("bundle", bundle), ("report", report)):
         if path is not None:
-            console.print(f"{label}  {path}", highlight=False, soft_wrap=True)
+            console.print(f"{label}  {escape(str(path))}", highlight=False, soft_wrap=True)
     console.print()
 
 

@@ -48,6 +48,11 @@ class Runner(Protocol):
     """Executes artifacts on one target."""
 
     name: str
+    provenance: str  # what its figures are: measured, emulated, or host where this machine stands in
+
+    @property
+    def doubt(self) -> str:
+        """Why its figures prove nothing; empty where they do."""
 
     def push(self, artifact: Artifact) -> Path:
         """Bring the artifact's files to the target; gives the folder they lie in there."""

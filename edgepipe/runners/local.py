@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from edgepipe.errors import DeviceError
+from edgepipe.profile import HOST, runs_here
 from edgepipe.resources import resource
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def make(profile: Profile) -> LocalRunner:
-    return LocalRunner()
+    return LocalRunner(profile.name, runs_here(profile))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,13 @@ class LocalPrediction:
 
 
 class LocalRunner:
-    """Runs artifacts where they lie in the store."""
+    """Runs artifacts where they lie in the store: as the device itself, or standing in for one."""
 
     name = "local"
+
+    def __init__(self, profile: str = HOST, here: bool = True) -> None:
+        self.provenance = "measured" if here else "host"
+        self.doubt = "" if here else f"no runner reaches {profile} from here yet; this machine stood in"
 
     def push(self, artifact: Artifact) -> Path:
         return artifact.model.folder.parent

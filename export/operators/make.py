@@ -3,8 +3,8 @@
     python export/operators/make.py        # writes onnxruntime-cpu.json beside this file
 
 A node runs there when its operator's version (the newest since-version in ONNX that is not above the model's
-opset) lies inside one of the ranges in `operators`, with input types that one entry of `types` allows, or is
-listed in `functions`: no kernel is needed, the runtime expands the operator's ONNX function body, or folds Constant.
+opset) lies inside one of the ranges in `operators`, or is listed in `functions`: no kernel is needed, the runtime
+expands the operator's ONNX function body, or folds Constant. Types of tensors are not looked at.
 """
 
 from __future__ import annotations
@@ -21,35 +21,24 @@ NOT_EXPANDED = {("Bernoulli", 22), ("SwiGLU", 28), ("Swish", 24)}  # fail on ONN
 
 Operator = tuple[str, str]  # domain, name
 Known = dict[Operator, set[int]]  # every operator version the runtime knows, with or without a kernel
-Types = dict[str, list[str]]  # constraint: allowed types
-Kernels = dict[Operator, dict[tuple[int, int | None], list[Types]]]  # by first and last operator version
+Kernels = dict[Operator, set[tuple[int, int | None]]]  # first and last operator version of each kernel
 
 
 def kernels(known: Known) -> Kernels:
-    """Version ranges and type constraints of every kernel.
+    """Version ranges of every kernel.
 
     One without a last version serves only the operator version it starts at: RandomNormal's, from 1, loads
     at opset 21 and not at 22 (1.32.0). Such a range is closed here where ONNX has a later version.
     """
     from onnxruntime.capi.onnxruntime_pybind11_state import get_all_opkernel_def
 
-    found: Kernels = defaultdict(lambda: defaultdict(list))
+    found: Kernels = defaultdict(set)
     for kernel in (kernel for kernel in get_all_opkernel_def() if kernel.provider == PROVIDER):
         operator, (first, last) = (kernel.domain, kernel.op_name), kernel.version_range
         following = min((version for version in known[operator] if version > first), default=None)
         end = last if last != NO_END else following and following - 1
-        _add(found[operator][first, end], {name: sorted(set(types)) for name, types in kernel.type_constraints.items()})
+        found[operator].add((first, end))
     return found
-
-
-def _add(entries: list[Types], types: Types) -> None:
-    """Adds one allowed combination; two that differ in one constraint only become one entry."""
-    for entry in (entry for entry in entries if entry.keys() == types.keys()):
-        differing = [name for name in types if types[name] != entry[name]]
-        if len(differing) <= 1:
-            entry.update({name: sorted({*entry[name], *types[name]}) for name in differing})
-            return
-    entries.append(types)
 
 
 def functions(known: Known, table: Kernels) -> dict[Operator, list[int]]:
@@ -87,9 +76,8 @@ def main() -> None:
     source = f"get_all_opkernel_def() of the {platform.system()} {platform.machine()} wheel; onnx.defs of onnx {onnx.__version__}"
     head = {"runtime": "onnxruntime", "version": onnxruntime.__version__, "provider": PROVIDER, "source": source}
     parts = {key: json.dumps(value) for key, value in head.items()} | {
-        "operators": _by_domain({operator: sorted(ranges) for operator, ranges in table.items()}),
+        "operators": _by_domain({operator: sorted(ranges, key=lambda span: span[0]) for operator, ranges in table.items()}),
         "functions": _by_domain(functions(known, table)),
-        "types": _by_domain({o: [[*span, ranges[span]] for span in sorted(ranges)] for o, ranges in table.items()}),
     }
     text = ",\n".join(f'  "{key}": {value}' for key, value in parts.items())
     Path(__file__).with_name("onnxruntime-cpu.json").write_text(f"{{\n{text}\n}}\n", encoding="utf-8")

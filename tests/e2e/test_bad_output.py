@@ -28,6 +28,12 @@ def without_override() -> None:
     ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
 
 
+def without_reading() -> None:
+    """In the child: give up root's right to read what it may not."""
+    without_override()
+    ctypes.CDLL(None).prctl(24, 2, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_DAC_READ_SEARCH
+
+
 def on_small_disk(project: Project, folder: Path, kilobytes: int, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     """Run edgepipe where `folder` is a disk of its own; the mount is gone when it ends. Then list what stayed there."""
     folder.mkdir()
@@ -121,6 +127,23 @@ def test_path_that_cannot_be_a_file_is_one_message(small: Project, option: str, 
     done = small.run(*HOST, option, path, "--quiet")
 
     assert_one_message(done, 2, ("cannot be written",))
+
+
+@pytest.mark.parametrize(
+    "command", [("compress", "base", "--profile", "host"), ("inspect", "base"), ("init", "base", "--force")], ids=" ".join
+)
+def test_model_that_may_not_be_read_is_refused(small: Project, command: tuple[str, ...]) -> None:
+    weights = small.folder / "base" / "model.safetensors"
+    weights.chmod(0o000)
+
+    small.refuses(*command, code=3, says=("model.safetensors", "Permission denied"), before=without_reading)
+
+
+@pytest.mark.parametrize("command", ["inspect", "validate", "init", "report"])
+def test_name_that_no_file_can_have_is_refused(small: Project, command: str) -> None:
+    small.toml().unlink()
+
+    small.refuses(command, "x" * 300, code=3, says=("x" * 300,))
 
 
 def test_full_disk_under_the_output_is_exit_code_6(small: Project) -> None:

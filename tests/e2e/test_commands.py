@@ -100,6 +100,12 @@ def test_quiet_is_silent(small: Project) -> None:
     assert done.stdout == "" and done.stderr == ""
 
 
+def test_strict_refuses_what_is_unproven_but_hands_it_over(small: Project) -> None:
+    done = small.run("compress", "--profile", "rpi4", "--strict", "--quiet")
+
+    assert done.returncode == manifest_of(small.folder / "build")["exit_code"] == 16
+
+
 def test_verbose_tells_the_reason_of_every_pass(small: Project) -> None:
     done = small.passes(*HOST, "--verbose")
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import zlib
 from typing import TYPE_CHECKING
@@ -90,9 +91,8 @@ def test_build_killed_at_any_moment_goes_on_to_the_same_artifact(cold: Project, 
 
 
 def test_bundle_that_a_killed_build_left_half_written_is_swept_up(small: Project) -> None:
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    half = small.folder / f".build-{ended.pid}-abc"
+    script = "from edgepipe.store import scratch_prefix; print(scratch_prefix())"
+    half = small.folder / f".build-{small.execute([sys.executable, '-c', script]).stdout.strip()}abc"
     half.mkdir()
     (half / "model.onnx").write_bytes(b"half")
 
@@ -146,6 +146,15 @@ def test_terminated_build_leaves_nothing_running(cold: Project) -> None:
     assert process.returncode in (-signal.SIGTERM, 143)
     assert gone_within(children, 10)
     assert not (cold.folder / "build").exists()
+
+
+def test_cache_pruned_while_a_build_runs_does_not_disturb_it(cold: Project) -> None:
+    process = start(cold, until="export-onnx: onnxruntime")
+
+    cold.passes("cache", "prune", "--max-size", "0")
+
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, errors
 
 
 def test_two_builds_at_once_in_one_cache_both_succeed(cold: Project, built: Project) -> None:
