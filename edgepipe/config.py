@@ -81,7 +81,7 @@ class Data(_Table):
 class Task(_Table):
     name: str
     labels: tuple[str, ...] = Field(default=(), description="label names in the order of the model's outputs, where its config names none")
-    compare: Literal["auto", "argmax", "cosine"] = Field(default="auto", description="fidelity: what must agree")
+    compare: Literal["auto", "argmax", "closeness"] = Field(default="auto", description="fidelity: what must agree")
 
 
 class Project(_Table):

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.cost.flops import LENGTH
+from edgepipe.errors import ModelError, reading
 from edgepipe.intake import find_source, weight_files
 from edgepipe.weights import all_nodes, all_tensors, external_files, load_onnx, onnx_signature, safetensors_header
 
@@ -22,8 +23,9 @@ LANES = (("avx512f", 16), ("avx2", 8), ("avx", 8), ("asimd", 4), ("wasm_simd128"
 
 def inspect_model(model: str) -> dict[str, Any]:
     """{format, parameters, size_bytes, parts, operators, flops, flops_at, inputs, outputs}; reads headers, not weights."""
-    source = find_source(model)
-    found = _onnx(source.folder / source.onnx) if source.onnx else _torch(source.folder)
+    with reading(ModelError):
+        source = find_source(model)
+    found = _onnx(source.folder / source.onnx) if source.onnx else _torch(source.folder, source.config)
     return {"model": model, "family": source.config.get("model_type"), "labels": list(source.labels), **found}
 
 
@@ -42,6 +44,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         shape = next((weights[name] for name in node.input[1:2] if name in weights), None)
         if shape and node.op_type in ("MatMul", "Gemm", "MatMulInteger", "Attention", "QAttention"):
             flops += 2 * math.prod(shape) * LENGTH
+    signature = onnx_signature(model)
     external = sum((path.parent / name).stat().st_size for name in external_files(model))
     return {
         "format": "onnx",
@@ -50,10 +53,16 @@ def _onnx(path: Path) -> dict[str, Any]:
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "parts": _parts(parts),
         "operators": dict(Counter(node.op_type for node in all_nodes(model.graph)).most_common()),
-        "flops": flops,
-        "flops_at": f"weights of matrix products × {LENGTH} tokens",
-        **onnx_signature(model),
+        **_arithmetic(flops, any(entry["name"] == "input_ids" for entry in signature["inputs"])),
+        **signature,
     }
+
+
+def _arithmetic(flops: int, is_text: bool) -> dict[str, Any]:
+    """Of text, every weight matrix meets every token; elsewhere the shape of the inputs decides, and only a run tells."""
+    if is_text:
+        return {"flops": flops, "flops_at": f"weights of matrix products × {LENGTH} tokens"}
+    return {"flops": None, "flops_at": "not counted without a run: the inputs' shape decides; a build's manifest has it"}
 
 
 def _onnx_width(data_type: int) -> int:
@@ -62,7 +71,7 @@ def _onnx_width(data_type: int) -> int:
     return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
 
 
-def _torch(folder: Path) -> dict[str, Any]:
+def _torch(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     parts: dict[str, list[int]] = {}
     flops, size = 0, 0
     for name in weight_files(folder):
@@ -81,8 +90,7 @@ def _torch(folder: Path) -> dict[str, Any]:
         "size_bytes": size,
         "parts": _parts(parts),
         "operators": {},
-        "flops": flops,
-        "flops_at": f"weights of matrix products × {LENGTH} tokens",
+        **_arithmetic(flops, "vocab_size" in config),
     }
 
 
@@ -102,19 +110,18 @@ def binding(found: dict[str, Any], profile: Profile) -> dict[str, Any]:
     multiply-add per lane, core and cycle against reading every weight once. A bound, not a prediction."""
     lanes = next((lanes for flag, lanes in LANES if flag in profile.cpu.isa), 1)
     peak = 2 * lanes * profile.cpu.cores * profile.cpu.clock_mhz * 1e6
-    compute_ms = 1000 * found["flops"] / peak
+    compute_ms = None if found["flops"] is None else 1000 * found["flops"] / peak
     bandwidth = profile.memory.bandwidth_gb_s
     memory_ms = 1000 * found["size_bytes"] / (bandwidth * 1e9) if bandwidth else None
-    binds = (
-        "unknown (the profile states no bandwidth)"
-        if memory_ms is None
-        else "arithmetic"
-        if compute_ms >= memory_ms
-        else "memory bandwidth"
-    )
+    if compute_ms is None:
+        binds = "unknown (the arithmetic was not counted)"
+    elif memory_ms is None:
+        binds = "unknown (the profile states no bandwidth)"
+    else:
+        binds = "arithmetic" if compute_ms >= memory_ms else "memory bandwidth"
     return {
         "profile": profile.name,
-        "arithmetic_floor_ms": round(compute_ms, 3),
+        "arithmetic_floor_ms": None if compute_ms is None else round(compute_ms, 3),
         "bandwidth_floor_ms": None if memory_ms is None else round(memory_ms, 3),
         "binds": binds,
         "share_of_ram": round(found["size_bytes"] / profile.memory.ram_bytes, 4),

@@ -27,10 +27,10 @@ def bootstrap(task: TaskSpec, base: np.ndarray, ours: np.ndarray) -> tuple[tuple
     return _bounds(values), _bounds(drops)
 
 
-def ratio_interval(timing: Timing) -> tuple[float, float]:
-    """95 % interval of the ratio of medians, samples resampled in pairs."""
+def ratio_interval(timing: Timing, level: float = 95.0) -> tuple[float, float]:
+    """Interval of the ratio of medians, samples resampled in pairs."""
     base, ours = np.array(timing.baseline_ms), np.array(timing.candidate_ms)
-    return _bounds([np.median(ours[picked]) / np.median(base[picked]) for picked in _resamples(len(base))])
+    return _bounds([np.median(ours[picked]) / np.median(base[picked]) for picked in _resamples(len(base))], level)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -45,6 +45,6 @@ def _resamples(n: int) -> Iterator[np.ndarray]:
         yield rng.integers(0, n, n)
 
 
-def _bounds(values: Any) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
+def _bounds(values: Any, level: float = 95.0) -> tuple[float, float]:
+    low, high = np.percentile(values, [50 - level / 2, 50 + level / 2])
     return float(low), float(high)

@@ -93,7 +93,8 @@ def prepare(request: Request, *, with_data: bool = True) -> Prepared:
 def check_data(splits: Splits, task: TaskSpec, artifact: Artifact, roles: Sequence[Split]) -> None:
     """Raises `DataError` for samples that the model does not take, and labels that it does not know."""
     for split in roles:
-        samples, where = splits(split), str(getattr(splits.config, split) or splits.config.file)
+        samples = splits(split)
+        where = str(getattr(splits.config, split) or f"{splits.config.file}, its {split} share of {len(samples)} samples")
         check_fit(samples, artifact.program["preprocess"]["kind"], artifact.model.signature["inputs"], where)
         if task.check_labels:
             task.check_labels(samples, artifact.program.get("labels", ()), where)

@@ -12,7 +12,7 @@ from edgepipe.errors import DataError, UsageError, reading
 from edgepipe.machine import machine_facts, usable_cores
 from edgepipe.manifest import created, result_rows, versions
 from edgepipe.pipeline import Setting
-from edgepipe.profile import load_profile
+from edgepipe.profile import HOST, Profile, load_profile
 from edgepipe.progress import Silent
 from edgepipe.project import make_request
 from edgepipe.request import check_data, prepare, recipe_for
@@ -44,7 +44,7 @@ def revalidate(
     """One result a profile (default: the bundle's own). Raises `ModelError` for a bundle that was tampered with."""
     progress = progress or Silent()
     artifact, manifest = read_bundle(folder)
-    named = [load_profile(name) for name in profiles or [manifest["profile"]]]
+    named = [load_profile(name) for name in profiles] or [_own_profile(manifest, folder)]
     limits = with_budget(parse(Budget, manifest.get("budget", {}), source=str(folder / "manifest.json")), tuple(budget))
     request = make_request(task=artifact.program["task"], project=project, data={"test": test}, need_model=False)
     task = load_task(request.task)
@@ -64,6 +64,7 @@ def revalidate(
                 **manifest,
                 "profile": profile.name,
                 "profile_title": profile.title,
+                "device": profile.model_dump(mode="json"),
                 "created": created(),
                 "results": result_rows(rows, profile, kept),
                 "verdict": overall(rows),
@@ -80,6 +81,13 @@ def revalidate(
     return results
 
 
+def _own_profile(manifest: dict[str, Any], folder: Path) -> Profile:
+    """The device a bundle was built for, from the bundle itself: its profile may have been a file of the user's."""
+    if manifest["profile"] == HOST:
+        return load_profile(HOST)
+    return parse(Profile, manifest.get("device", {}), source=str(folder / "manifest.json"))
+
+
 def _baseline(manifest: dict[str, Any], store: Store, setting: Setting, request: Any) -> Artifact:
     """The float32 model the bundle was compared with: from the store, or built again from the project's model."""
     kept = store.get(manifest.get("baseline_model", {}).get("artifact", ""))
@@ -91,7 +99,7 @@ def _baseline(manifest: dict[str, Any], store: Store, setting: Setting, request:
         what = "the float32 model this bundle is compared with is no longer in the store" + (
             ", and the project's model is another" if prepared else ""
         )
-        fix = "run from the folder with the edgepipe.toml it was built with, so that it can be built again"
+        fix = "run where the edgepipe.toml it was built with is, so that it can be built again; a build from flags alone must be repeated"
         raise UsageError(what, where=f'source model "{source.get("model")}"', fix=fix)
     built = baseline_of(recipe_for(prepared, setting.profile), store.put(prepared.artifact), setting)
     if built.digest != manifest.get("baseline_model", {}).get("artifact", built.digest):

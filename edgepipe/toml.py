@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 
+FIXES = {
+    "tuple_type": 'write a list: ["…"]',
+    "bool_parsing": "write true or false",
+    "dict_type": "write a table",
+    "value_error": "see docs/configuration.md for what it takes",
+}
 _HEADER = re.compile(r"^\s*(\[\[?)\s*(.+?)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"""^\s*((?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+))*)\s*=""")
 _PART = re.compile(r""""([^"]*)"|'([^']*)'|([A-Za-z0-9_-]+)""")
@@ -125,7 +131,7 @@ def _explain(model: type[BaseModel], error: Any, loc: tuple[str, ...], prefix: t
     if not loc:  # a rule over the whole table, which its own message explains
         return f"{message}{place}", None
     shown = repr(error["input"])
-    return f'"{key}"{place}: {message} (it is {shown[:80]})', None
+    return f'"{key}"{place}: {message} (it is {shown[:80]})', FIXES.get(error["type"], "give it a value of that kind")
 
 
 def _keys_at(model: type[BaseModel], loc: tuple[str, ...]) -> list[str]:

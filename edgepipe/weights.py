@@ -188,7 +188,7 @@ def onnx_signature(model: Any) -> dict[str, Any]:
 
     def entry(value: Any) -> dict[str, Any]:
         kind = value.type.tensor_type
-        dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in kind.shape.dim]
+        dims = [d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or "?") for d in kind.shape.dim]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name if kind.elem_type else "unknown"
         return {"name": value.name, "dtype": dtype, "shape": dims}
 

@@ -34,23 +34,31 @@ def sample_of(kind, value, settings):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="*", help="texts (a tab between the two of a pair), image files, or .npz files")
+    parser.add_argument("inputs", nargs="*", help="texts (a tab between the two of a pair), image files, or .npz files of one sample each")
     parser.add_argument("--file", help="read inputs from this file, one a line")
     parser.add_argument("--threads", type=int, help="default: as many as it was validated with")
     args = parser.parse_args()
     values = list(args.inputs)
     if args.file:
-        with open(args.file, encoding="utf-8") as handle:
-            values += [line.rstrip("\n") for line in handle if line.strip()]
+        try:
+            with open(args.file, encoding="utf-8") as handle:
+                values += [line.rstrip("\n") for line in handle if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            sys.exit("run.py: " + args.file + ": " + str(error))
     if not values:
         parser.error("give an input, or --file")
-    driver = Driver(HERE, threads=args.threads)
+    try:
+        driver = Driver(HERE, threads=args.threads)
+    except Exception as error:  # onnxruntime has exception types of its own
+        sys.exit("run.py: the model cannot be opened: " + str(error).splitlines()[0])
     settings = driver.program["preprocess"]
     for value in values:
         try:
             answer = driver.answer(sample_of(settings["kind"], value, settings))
-        except (OSError, KeyError, ValueError) as error:
-            sys.exit("run.py: " + value + ": " + str(error))
+        except ImportError:
+            sys.exit("run.py: images need Pillow: pip install pillow")
+        except Exception as error:
+            sys.exit("run.py: " + value + ": " + (str(error).splitlines() or [type(error).__name__])[0])
         print(json.dumps(answer, ensure_ascii=False))
 
 

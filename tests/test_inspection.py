@@ -56,7 +56,7 @@ def test_external_weights_count_as_bytes_of_the_model(tmp_path: Path, location: 
 
 
 def test_weights_are_not_read(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"vocab_size": 4}')
     save_file({"encoder.layer.0.dense.weight": np.full((4, 8), np.nan, np.float16)}, tmp_path / "model.safetensors")
 
     found = inspect_model(str(tmp_path))
@@ -66,10 +66,20 @@ def test_weights_are_not_read(tmp_path: Path) -> None:
 
 
 def test_embedding_tables_are_no_arithmetic(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"vocab_size": 4}')
     save_file({"embeddings.word_embeddings.weight": np.ones((4, 8), np.float32)}, tmp_path / "model.safetensors")
 
     assert inspect_model(str(tmp_path))["flops"] == 0
+
+
+def test_arithmetic_of_images_is_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"stem.conv.weight": np.ones((4, 3, 3, 3), np.float32)}, tmp_path / "model.safetensors")
+
+    found = inspect_model(str(tmp_path))
+
+    assert found["flops"] is None
+    assert binding(found, load_profile("rpi4"))["binds"].startswith("unknown")
 
 
 def test_model_that_is_none_is_a_model_error(tmp_path: Path) -> None:

@@ -242,33 +242,54 @@ def test_similarity_scores_that_prove_nothing_are_a_data_error(scores: tuple[obj
 
 
 def fidelity(ours: Any, theirs: Any, name: str = "logits", compare: str = "auto") -> float:
-    outputs, reference = ([{name: np.array(value, dtype=np.float32)}] for value in (ours, theirs))
-    return float(task("fidelity", compare=compare).score(outputs, reference, {}, ())[0])
+    """Points of agreement over samples (the first axis) of one output."""
+    spec = task("fidelity", compare=compare)
+    pairs = [([{name: np.array([a], np.float32)}], [{name: np.array([b], np.float32)}]) for a, b in zip(ours, theirs, strict=True)]
+    return spec.metric(np.array([spec.score(outputs, reference, {}, ()) for outputs, reference in pairs]))
 
 
 def test_fidelity_of_logits_is_agreement_on_the_top_class() -> None:
-    assert fidelity([[0.1, 0.9]], [[5, 6]]) == 1.0
-    assert fidelity([[0.9, 0.1]], [[5, 6]]) == 0.0
-    assert fidelity([[[1, 0], [1, 0], [0, 1], [0, 1]]], [[[1, 0], [0, 1], [0, 1], [0, 1]]]) == 0.75
+    assert fidelity([[0.1, 0.9], [0.9, 0.1]], [[5, 6], [5, 6]]) == 50.0
+    assert fidelity([[[1, 0], [1, 0], [0, 1], [0, 1]]], [[[1, 0], [0, 1], [0, 1], [0, 1]]]) == 75.0
 
 
-def test_fidelity_of_other_outputs_is_their_cosine() -> None:
-    assert fidelity([[3, 4]], [[4, 3]], name="last_hidden_state") == pytest.approx(0.96)
+def test_fidelity_of_other_outputs_is_their_closeness() -> None:
+    assert fidelity([[3, 4]], [[4, 3]], name="last_hidden_state") == pytest.approx(96.0)
     assert fidelity([[1, 0]], [[-1, 0]], name="embedding") == 0.0
-    assert fidelity([[0, 0]], [[0, 0]], name="embedding") == 1.0
+    assert fidelity([[0, 0]], [[0, 0]], name="embedding") == 100.0
+
+
+def test_fidelity_of_single_numbers_sees_a_wrecked_model() -> None:
+    """A probability for each sample: top classes always agree, and so do the cosines of single numbers."""
+    true = [[0.018], [0.041], [0.347], [0.003]]
+
+    assert fidelity(true, true, name="output") == pytest.approx(100.0)
+    assert fidelity([[1.0]] * 4, true, name="output") < 50.0
+
+
+def test_fidelity_sees_a_change_of_scale() -> None:
+    assert fidelity([[3.0, 6.0]], [[1.0, 2.0]], name="embedding") == pytest.approx(60.0)
+
+
+def test_fidelity_sees_every_output() -> None:
+    spec = task("fidelity")
+    reference = [{"output": np.ones((1, 4)), "state": np.ones((1, 8))}]
+    ours = [{"output": np.ones((1, 4)), "state": -np.ones((1, 8))}]
+
+    assert spec.metric(np.array([spec.score(ours, reference, {}, ())])) == 0.0
 
 
 def test_fidelity_compares_as_it_is_told() -> None:
-    assert fidelity([[3, 4]], [[1, 4]], name="embedding", compare="argmax") == 1.0
-    assert fidelity([[3, 4]], [[4, 3]], compare="cosine") == pytest.approx(0.96)
+    assert fidelity([[3, 4]], [[1, 4]], name="embedding", compare="argmax") == 100.0
+    assert fidelity([[3, 4]], [[4, 3]], compare="closeness") == pytest.approx(96.0)
 
 
 def test_fidelity_of_outputs_of_another_shape_is_nothing() -> None:
     assert fidelity([[1, 0, 0]], [[1, 0]]) == 0.0
+    assert fidelity([[1, 0, 0]], [[1, 0]], name="embedding") == 0.0
 
 
-def test_fidelity_needs_no_labels_and_is_perfect_against_itself() -> None:
+def test_fidelity_is_perfect_against_itself() -> None:
     spec = task("fidelity")
 
-    assert not spec.labelled
     assert metric(spec, [(logits(1), {}), (logits(2), {})]) == 100.0

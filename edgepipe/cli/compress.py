@@ -40,7 +40,7 @@ def command(
     """
     from edgepipe.build import compress
 
-    request = request_of(arguments, out=out, force=force, strict=strict, archive=archive)
+    request = request_of(arguments, out=out, force=force or dry_run, strict=strict, archive=archive)
     if dry_run:
         from edgepipe.cli.plan import show_plans
 

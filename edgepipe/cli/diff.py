@@ -49,6 +49,8 @@ def command(old: str, new: str, tolerances: tuple[str, ...], as_json: bool) -> i
             fix="compare builds for one profile",
         )
     rows = compare(before, after, allowed)
+    if before.get("source", {}).get("sha256") != after.get("source", {}).get("sha256"):
+        click.echo("note: the builds were made from different models", err=True)
     if as_json:
         click.echo(json.dumps({"profile": after["profile"], "rows": rows, "exit_code": _code(rows)}, ensure_ascii=False))
     else:

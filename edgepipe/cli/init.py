@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edgepipe.cli.options import json_option
-from edgepipe.errors import UsageError
+from edgepipe.errors import ModelError, UsageError, reading
 
 TASK_OF = {
     "SequenceClassification": "text-classification", "TokenClassification": "token-classification", "ImageClassification": "image-classification",
@@ -35,7 +35,8 @@ def command(model: str, out: str, force: bool, as_json: bool) -> None:
     named = resolve_path(model, here)
     if (Path(named) / "adapter_config.json").is_file():
         raise UsageError("that is an adapter folder", where=model, fix="name its base model; adapters beside it are found by themselves")
-    source = find_source(named)
+    with reading(ModelError):
+        source = find_source(named)
 
     def written(path: Path) -> str:
         return Path(os.path.relpath(path, base)).as_posix()
@@ -48,7 +49,8 @@ def command(model: str, out: str, force: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"file": str(target), "model": str(named), "adapters": adapters, "data": data}))
         return
-    click.echo(f"wrote {out}; look it over, then: edgepipe compress --profile host")
+    first = "look it over" if data else "name your samples in its [data]"
+    click.echo(f"wrote {out}; {first}, then: edgepipe compress --profile host")
 
 
 def _data_files(folder: Path) -> dict[str, str]:

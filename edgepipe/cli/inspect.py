@@ -26,14 +26,14 @@ def command(model: str, profiles: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps({**found, "binding": bounds}, ensure_ascii=False))
         return
     parameters = f"{found['parameters']:,} parameters" if found["parameters"] else "parameters unknown (.bin weights)"
-    click.echo(f"{model}: {found['format']} {found['family'] or ''}, {parameters}, {found['size_bytes'] / 1e6:.1f} MB")
+    click.echo(f"{model}: {' '.join(filter(None, [found['format'], found['family']]))}, {parameters}, {found['size_bytes'] / 1e6:.1f} MB")
     for entry in found["parts"][:16]:
         click.echo(f"  {entry['part']:<48} {entry['parameters']:>12,}  {entry['bytes'] / 1e6:8.2f} MB")
     if found["operators"]:
         click.echo("operators  " + ", ".join(f"{name} {count}" for name, count in found["operators"].items()))
-    click.echo(f"arithmetic {found['flops'] / 1e9:.3f} GFLOP ({found['flops_at']})")
+    counted = "" if found["flops"] is None else f"{found['flops'] / 1e9:.3f} GFLOP: "
+    click.echo(f"arithmetic {counted}{found['flops_at']}")
     for bound in bounds:
-        memory = "?" if bound["bandwidth_floor_ms"] is None else f"{bound['bandwidth_floor_ms']:.2f}"
-        click.echo(
-            f"on {bound['profile']}: {bound['binds']} binds (arithmetic ≥ {bound['arithmetic_floor_ms']:.2f} ms, reading weights ≥ {memory} ms), {bound['share_of_ram']:.1%} of RAM"
-        )
+        floors = {"arithmetic": bound["arithmetic_floor_ms"], "reading weights": bound["bandwidth_floor_ms"]}
+        known = ", ".join(f"{what} ≥ {floor:.2f} ms" for what, floor in floors.items() if floor is not None)
+        click.echo(f"on {bound['profile']}: what binds is {bound['binds']} ({known}), {bound['share_of_ram']:.1%} of RAM")

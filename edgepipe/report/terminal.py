@@ -73,7 +73,8 @@ def print_result(manifest: Mapping[str, Any], *, bundle: Path | None = None, rep
     reasons: dict[str, list[str]] = {}
     for row in manifest["results"]:
         if row["verdict"] in ("broken", "unproven") or (row["verdict"] is None and row["reason"] and row["axis"] == "parity"):
-            reasons.setdefault(row["reason"].split("; ")[0], []).append(row["axis"])
+            why = row["reason"].split("; ")[0] or f"{row['metric']} is past its limit"
+            reasons.setdefault(why, []).append(row["axis"])
     for reason, axes in reasons.items():
         console.print(f"  [dim]{', '.join(dict.fromkeys(axes))}: {escape(reason)}[/]", highlight=False)
     verdict = manifest["verdict"]

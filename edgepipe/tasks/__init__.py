@@ -32,7 +32,6 @@ class TaskSpec:
     columns: tuple[str, ...]
     score: Callable[[Outputs, Outputs, Mapping[str, Any], Sequence[str]], Sequence[float]]
     metric: Callable[[np.ndarray], float]
-    labelled: bool = True
     predicted: Callable[[Outputs, Sequence[str]], Any] | None = None  # the label, to show what changed
     check_labels: Callable[[Sequence[Mapping[str, Any]], Sequence[str], str], None] | None = None
 

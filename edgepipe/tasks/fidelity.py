@@ -1,7 +1,9 @@
 """Fidelity: agreement with the uncompressed model on unlabelled inputs, for users without labels.
 
-`argmax`: share of positions whose top class is the same. `cosine`: mean cosine similarity of the outputs. `auto`
-takes argmax where the model names its output as logits or probabilities over two or more classes, else cosine.
+`argmax`: share of positions whose top class is the same. `closeness`: 2·Σab / (Σa² + Σb²) over all samples, of the output
+that is worst off; 1 only where both are the same, since unlike cosine similarity it sees a change of scale, and pooled
+over samples it says something about a single number too (Dice, 1945, for real-valued vectors). `auto` takes argmax where
+the model names its output as logits or probabilities over two or more classes, else closeness.
 """
 
 from __future__ import annotations
@@ -21,27 +23,43 @@ if TYPE_CHECKING:
     from edgepipe.tasks import Outputs
 
 CLASS_OUTPUTS = ("logits", "prob", "softmax", "scores")
+NOTHING = 1e-12  # sums of squares under this are noise around zero
 
 
 def make(config: Task) -> TaskSpec:
-    return TaskSpec(config.name, "agreement", ("text",), partial(score, config.compare), mean_points, labelled=False)
+    return TaskSpec(config.name, "agreement", ("text",), partial(score, config.compare), agreement_points)
 
 
 def score(compare: str, outputs: Outputs, reference: Outputs, sample: Mapping[str, Any], labels: Sequence[str]) -> Sequence[float]:
-    """[agreement of the sample's first output with the reference, 0 to 1]."""
-    values = []
-    for ours, theirs in zip(outputs, reference, strict=True):
-        name = next(iter(theirs))
-        values.append(agreement(compare, name, ours[name], theirs[name]))
-    return [float(np.mean(values))]
+    """[share of positions with the same top class], or [Σab, Σa², Σb²] for each output."""
+    name = next(iter(reference[0]))
+    if compare == "argmax" or (compare == "auto" and _classes(name, reference[0][name])):
+        return [float(np.mean([_same_top(ours[name], theirs[name]) for ours, theirs in zip(outputs, reference, strict=True)]))]
+    sums: list[float] = []
+    for output in reference[0]:
+        pairs = [(ours[output], theirs[output]) for ours, theirs in zip(outputs, reference, strict=True)]
+        sums += np.sum([_products(a, b) for a, b in pairs], axis=0).tolist()
+    return sums
 
 
-def agreement(compare: str, name: str, ours: np.ndarray, theirs: np.ndarray) -> float:
-    if ours.shape != theirs.shape:
-        return 0.0
-    classes = any(word in name.lower() for word in CLASS_OUTPUTS) and theirs.ndim >= 2 and theirs.shape[-1] >= 2
-    if compare == "argmax" or (compare == "auto" and classes):
-        return float((ours.argmax(-1) == theirs.argmax(-1)).mean())
+def agreement_points(counts: np.ndarray) -> float:
+    if counts.shape[1] == 1:
+        return mean_points(counts)
+    ab, aa, bb = counts.sum(axis=0).reshape(-1, 3).T
+    closeness = np.where(aa + bb > NOTHING, 2 * ab / np.maximum(aa + bb, NOTHING), 1.0)
+    return 100.0 * max(0.0, float(closeness.min()))
+
+
+def _classes(name: str, output: np.ndarray) -> bool:
+    return any(word in name.lower() for word in CLASS_OUTPUTS) and output.ndim >= 2 and output.shape[-1] >= 2
+
+
+def _same_top(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float((ours.argmax(-1) == theirs.argmax(-1)).mean()) if ours.shape == theirs.shape else 0.0
+
+
+def _products(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
+    if ours.shape != theirs.shape or not np.isfinite(ours).all():
+        return 0.0, 1.0, 1.0
     a, b = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
-    scale = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return max(0.0, float(a @ b) / scale) if scale else float(np.array_equal(a, b))
+    return float(a @ b), float(a @ a), float(b @ b)

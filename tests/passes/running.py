@@ -9,6 +9,7 @@ import numpy as np
 
 from edgepipe.config import Data, Task
 from edgepipe.intake import find_source, make_artifact
+from edgepipe.profile import host_profile
 from edgepipe.tasks import load_task
 from edgepipe.worker import Done, Job, open_model, run_job
 
@@ -50,7 +51,10 @@ def job_for(
     folder = workdir / f"{name}-{len(list(workdir.iterdir()))}"
     folder.mkdir()
     columns = load_task(Task(name=artifact.program["task"])).columns
-    return Job(name, options, artifact, folder, data or Data(), columns, {}, dict(costs or {}), 1, tuple(str(plugin) for plugin in plugins))
+    facts = {fact: host_profile().facts().get(fact) for fact in ("cpu.arch", "cpu.isa")}
+    return Job(
+        name, options, artifact, folder, data or Data(), columns, facts, dict(costs or {}), 1, tuple(str(plugin) for plugin in plugins)
+    )
 
 
 def run_done(name: str, artifact: Artifact, workdir: Path, **settings: Any) -> Done:
