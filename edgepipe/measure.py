@@ -6,23 +6,22 @@ accuracy, the latency distribution at the task's own lengths, and end-to-end lat
 
 from __future__ import annotations
 
-import statistics
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import psutil
 
+from edgepipe.gaps import gap_of, row_gaps, summary
 from edgepipe.probes import fixed_feeds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from edgepipe.artifact import Artifact
     from edgepipe.progress import Progress
     from edgepipe.readers import Sample
-    from edgepipe.runners import OpenModel, Runner
+    from edgepipe.runners import OpenModel, Prediction, Runner
     from edgepipe.tasks import TaskSpec
 
 BLOCK = 8
@@ -32,7 +31,7 @@ BATCH, PADDING = 8, 32
 ROUNDS, PER_ROUND = 12, 3
 SHAPES = {"text": ((1, 16), (1, 128), (8, 64)), "image": ((1, 0), (8, 0)), "tensors": ()}
 STAGE = "validate"
-EQUAL = 1e-6  # outputs that differ by less are the same; around zero their direction is rounding
+RETIMED = 400
 MIN_TIMINGS = 100  # of a small test set every sample is timed more than once
 
 
@@ -97,6 +96,23 @@ def measure(
     return result
 
 
+def retime(
+    found: Measurement, candidate: Artifact, baseline: Artifact, runner: Runner, samples: Sequence[Sample], progress: Progress
+) -> Measurement:
+    """The same measurement with times taken anew, on fewer samples: the machine was busy when the others were taken."""
+    result = replace(found, timings=[])
+    cpu = _CpuWatch()
+    with _Opened(runner, runner.push(candidate), found.threads) as new, _Opened(runner, runner.push(baseline), found.threads) as old:
+        timings = (Timing(1, "task", [], []), Timing(1, "task", [], [], end_to_end=True))
+        progress.update(STAGE, "taking times again")
+        for start in range(0, min(len(samples), RETIMED), BLOCK):
+            _time_block(old, new, samples[start : start + BLOCK], timings, reverse=bool(start // BLOCK % 2))
+        result.timings += timings
+        result.timings += [_fixed_shape(old, new, candidate, batch, length) for batch, length in fixed_shapes(candidate)]
+        result.other_load = cpu.others_share(old.usage()[1] + new.usage()[1])
+    return result
+
+
 class _Opened:
     """An opened model that is closed whatever happens."""
 
@@ -149,10 +165,7 @@ def _walk(
     for number, start in enumerate(range(0, len(samples), BLOCK)):
         block = samples[start : start + BLOCK]
         progress.update(STAGE, "baseline and candidate over the test data", start, len(samples))
-        if number % 2:
-            ours, theirs = new.predict(block), old.predict(block)
-        else:
-            theirs, ours = old.predict(block), new.predict(block)
+        theirs, ours = _time_block(old, new, block, (model, total), reverse=bool(number % 2))
         for sample, a, b in zip(block, theirs, ours, strict=True):
             if a.word_starts:
                 sample = {**sample, "word_starts": a.word_starts}
@@ -160,17 +173,25 @@ def _walk(
             result.candidate_counts.append([float(v) for v in task.score(b.outputs, a.outputs, sample, labels)])
             if task.predicted and labels:
                 _note_labels(sample, task.predicted(a.outputs, labels), task.predicted(b.outputs, labels), labels, result)
-            for timing, attribute in ((model, "model_ns"), (total, "total_ns")):
-                timing.baseline_ms.append(getattr(a, attribute) / 1e6)
-                timing.candidate_ms.append(getattr(b, attribute) / 1e6)
         kept += ours[: max(0, PARITY_SAMPLES - len(kept))]  # parity and invariance look at no more
     while len(model.baseline_ms) < MIN_TIMINGS:
-        for a, b in zip(old.predict(samples), new.predict(samples), strict=True):
-            for timing, attribute in ((model, "model_ns"), (total, "total_ns")):
-                timing.baseline_ms.append(getattr(a, attribute) / 1e6)
-                timing.candidate_ms.append(getattr(b, attribute) / 1e6)
+        _time_block(old, new, samples, (model, total), reverse=bool(len(model.baseline_ms) % 2))
     result.timings += [model, total]
     return kept
+
+
+def _time_block(
+    old: OpenModel, new: OpenModel, block: Sequence[Sample], timings: tuple[Timing, Timing], *, reverse: bool
+) -> tuple[Sequence[Prediction], Sequence[Prediction]]:
+    """Both models' predictions of a block; the times of the model alone and with encoding are noted."""
+    if reverse:
+        ours, theirs = new.predict(block), old.predict(block)
+    else:
+        theirs, ours = old.predict(block), new.predict(block)
+    for timing, attribute in zip(timings, ("model_ns", "total_ns"), strict=True):
+        timing.baseline_ms += [getattr(prediction, attribute) / 1e6 for prediction in theirs]
+        timing.candidate_ms += [getattr(prediction, attribute) / 1e6 for prediction in ours]
+    return theirs, ours
 
 
 def _note_labels(sample: Mapping[str, Any], before: str, after: str, labels: Sequence[str], result: Measurement) -> None:
@@ -216,9 +237,9 @@ def _parity(plain: OpenModel, samples: Sequence[Sample], outputs: Sequence[Any],
     """The same artifact as it runs on the target against a plain session without the runtime's rewrites."""
     part = samples[:PARITY_SAMPLES]
     gaps = [
-        _gap(a, b) for one, two in zip(plain.predict(part), outputs, strict=False) for a, b in zip(one.outputs, two.outputs, strict=True)
+        gap_of(a, b) for one, two in zip(plain.predict(part), outputs, strict=False) for a, b in zip(one.outputs, two.outputs, strict=True)
     ]
-    result.parity = _summary(gaps)
+    result.parity = summary(gaps)
 
 
 def _invariance(model: OpenModel, samples: Sequence[Sample], outputs: Sequence[Any], candidate: Artifact, result: Measurement) -> None:
@@ -231,8 +252,8 @@ def _invariance(model: OpenModel, samples: Sequence[Sample], outputs: Sequence[A
     for start in range(0, len(part), BATCH):
         together = model.batch(part[start : start + BATCH])
         alone = [run for prediction in outputs[start : start + BATCH] for run in prediction.outputs]
-        gaps += list(_row_gaps(together, alone))
-    result.batch = _summary(gaps)
+        gaps += list(row_gaps(together, alone))
+    result.batch = summary(gaps)
     if settings["kind"] != "text" or settings.get("length"):
         return
     gaps = []
@@ -241,51 +262,8 @@ def _invariance(model: OpenModel, samples: Sequence[Sample], outputs: Sequence[A
         # The output does not tell how long the input was, so pad to twice the usual or to the limit.
         padded = model.batch([sample], min(limit, PADDING * 4)) if len(str(sample.get("text", ""))) < PADDING * 8 else None
         if padded is not None:
-            gaps += list(_row_gaps(padded, prediction.outputs))
-    result.padding = _summary(gaps)
-
-
-def _row_gaps(together: Mapping[str, np.ndarray], alone: Sequence[Mapping[str, np.ndarray]]) -> Iterator[Gap]:
-    for index, run in enumerate(alone):
-        rows = {name: together[name][index : index + 1][tuple(slice(0, n) for n in value.shape)] for name, value in run.items()}
-        yield _gap(run, rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """How far two runs of one input are apart: sums for a cosine over many, the largest difference, the top class."""
-
-    products: dict[str, tuple[float, float, float]]  # output → Σxy, Σx², Σy²
-    max_abs: float
-    same_top: bool
-
-
-def _gap(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> Gap:
-    products, largest = {}, 0.0
-    for name in a:
-        x, y = a[name].astype(np.float64).ravel(), b[name].astype(np.float64).ravel()
-        products[name] = (float(x @ y), float(x @ x), float(y @ y))
-        largest = max(largest, float(np.abs(x - y).max()) if x.size else 0.0)
-    first = next(iter(a))
-    return Gap(products, largest, bool((a[first].argmax(-1) == b[first].argmax(-1)).all()) if a[first].ndim else True)
-
-
-def _summary(gaps: Sequence[Gap]) -> dict[str, float]:
-    """Over all inputs: the cosine of the output that is worst off, with all its values as one vector (a single number
-    for each input would have cosine 1 by itself), the largest difference, the share of same top classes."""
-    if not gaps:
-        return {}
-    largest = max(gap.max_abs for gap in gaps)
-    cosines = []
-    for name in gaps[0].products:
-        xy, xx, yy = np.sum([gap.products[name] for gap in gaps], axis=0)
-        cosines.append(xy / (xx * yy) ** 0.5 if xx * yy > 0 else 1.0)
-    return {
-        "n": len(gaps),
-        "cosine": 1.0 if largest < EQUAL else float(min(cosines)),
-        "max_abs": largest,
-        "label_agreement": statistics.fmean(gap.same_top for gap in gaps),
-    }
+            gaps += list(row_gaps(padded, prediction.outputs))
+    result.padding = summary(gaps)
 
 
 def _peak(runner: Runner, folder: Any, threads: int, samples: Sequence[Sample], candidate: Artifact) -> int:

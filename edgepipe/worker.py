@@ -194,6 +194,8 @@ def told_of(job: Job, what: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if out_of_memory(error):
             raise MemoryError from error
+        if "no space left" in str(error).lower():
+            raise ResourceError("the disk is full", where=f"pass {job.name}", fix="free some space, or `edgepipe cache prune`") from None
         traceback.print_exc()
         reason = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
         raise PassError(f"{what} {reason}", where=f"pass {job.name}", fix="the run log has the traceback") from None

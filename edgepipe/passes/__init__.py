@@ -129,8 +129,7 @@ def passes() -> dict[str, PassSpec]:
     """Every pass by name: built in, of installed packages, of loaded plugins."""
     from importlib.metadata import entry_points
 
-    for module in BUILT_IN:
-        import_module(f"edgepipe.passes.{module}")
+    _load_built_in()
     for point in entry_points(group="edgepipe.passes"):
         if point.name not in _REGISTRY:
             try:
@@ -142,6 +141,11 @@ def passes() -> dict[str, PassSpec]:
                     fix="mend or uninstall its package",
                 ) from error
     return dict(_REGISTRY)
+
+
+def _load_built_in() -> None:
+    for module in BUILT_IN:
+        import_module(f"edgepipe.passes.{module}")
 
 
 def get_pass(name: str) -> PassSpec:
@@ -162,6 +166,7 @@ def load_plugin(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError("a plugin is a Python file", where=str(path), fix="name a .py file")
+    _load_built_in()  # first, so that it is the plugin that is told of a name that is taken
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -8,11 +8,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "edgepipe")
 
@@ -39,7 +39,8 @@ class Project:
         )  # fmt: skip
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
-        return {**os.environ, "EDGEPIPE_CACHE": str(self.cache), "COLUMNS": "200", **self.variables, **(more or {})}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # `edgepipe` and `python` are these
+        return {**os.environ, "PATH": path, "EDGEPIPE_CACHE": str(self.cache), "COLUMNS": "200", **self.variables, **(more or {})}
 
     def passes(self, *arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
         """Run what must succeed."""

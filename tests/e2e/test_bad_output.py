@@ -129,9 +129,7 @@ def test_path_that_cannot_be_a_file_is_one_message(small: Project, option: str, 
     assert_one_message(done, 2, ("cannot be written",))
 
 
-@pytest.mark.parametrize(
-    "command", [("compress", "base", "--profile", "host"), ("inspect", "base"), ("init", "base", "--force")], ids=" ".join
-)
+@pytest.mark.parametrize("command", [("compress", "base", "--profile", "host"), ("inspect", "base")], ids=" ".join)
 def test_model_that_may_not_be_read_is_refused(small: Project, command: tuple[str, ...]) -> None:
     weights = small.folder / "base" / "model.safetensors"
     weights.chmod(0o000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,8 +83,6 @@ def torchless(e2e_cache: Path, tmp_path: Path) -> Project:
     (site / "sitecustomize.py").write_text(NO_TORCH)
     folder = tmp_path / "project"
     folder.mkdir()
-    import os
-
     path = ":".join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
     return Project(folder, e2e_cache, {"PYTHONPATH": path})
 
