@@ -151,8 +151,22 @@ def planned(request: Request, *, whole: bool = True) -> tuple[Prepared, list[Pla
         steps = check_recipe(recipe, prepared.artifact, request.recipe, request.places)
         if (shorter := baseline_recipe(recipe)) or prepared.artifact.model.format != "onnx":
             _check_baseline(shorter, prepared, request)
+        if whole:
+            _check_splits(prepared.splits, steps)
         builds.append(Planned(profile, recipe, steps, out))
     return prepared, builds
+
+
+def _check_splits(splits: Splits, steps: Sequence[tuple[Step, PassSpec, Any]]) -> None:
+    """The data that passes ask for must be there before the first of them runs."""
+    for step, spec, _ in steps:
+        for split in spec.data:
+            if not splits.has(split):
+                raise DataError(
+                    f"{step.name} needs {split} data, and none is given",
+                    where="[data]",
+                    fix=f"name it with --{split} FILE, or give --data FILE for all four roles",
+                )
 
 
 def _check_baseline(shorter: Recipe | None, prepared: Prepared, request: Request) -> None:
