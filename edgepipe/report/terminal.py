@@ -22,6 +22,8 @@ def amount(value: float | None, unit: str) -> str:
     if value is None:
         return ""
     if unit == "bytes":
+        if value < 1e6:
+            return f"{value / 1e3:.1f} kB"
         return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.2f} GB"
     if unit in ("operator types", ""):
         return f"{value:.5g}"
