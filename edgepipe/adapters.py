@@ -49,6 +49,12 @@ def attach(
         state = _once(load_file(adapter.folder / "adapter_model.safetensors"))
         where = str(adapter.folder)
         config = _config(adapter.folder, state)
+        if weights and config.bias != "none":
+            raise UsageError(
+                "weights scale low-rank updates, and this adapter brings trained biases too, which are not one",
+                where=f"merge-lora.weights, {where}",
+                fix="merge it without weights",
+            )
         check_fits(module if wrapped is None else wrapped.get_base_model(), state, where)
         try:
             with warnings.catch_warnings():

@@ -202,6 +202,13 @@ def test_number_of_weights_must_match(classifier: Path, adapter: Path, tmp_path:
         run_pass("merge-lora", artifact_of(classifier, adapters=[adapter]), tmp_path, weights=[1.0, 0.5])
 
 
+def test_weights_do_not_scale_trained_biases(classifier: Path, tmp_path: Path) -> None:
+    biased = write_adapter(classifier, tmp_path / "biased", bias="lora_only")
+
+    with pytest.raises(UsageError, match="trained biases"):
+        run_pass("merge-lora", artifact_of(classifier, adapters=[biased]), tmp_path, weights=[0.5])
+
+
 def test_merge_reports_that_outputs_stay_equal(classifier: Path, adapter: Path, tmp_path: Path) -> None:
     checks = {check["name"]: check for check in run_done("merge-lora", artifact_of(classifier, adapters=[adapter]), tmp_path).checks}
 
