@@ -5,13 +5,13 @@ Weights are read from safetensors or weights-only .bin files; nothing a model fo
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import sha256_file
 from edgepipe.errors import ModelError, UsageError
+from edgepipe.importing import import_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -252,11 +252,8 @@ def _from_factory(factory: Mapping[str, Any], folder: Path) -> nn.Module:
     path = Path(factory["file"])
     if sha256_file(path) != factory["sha256"]:
         raise UsageError("the model factory changed while the build ran", where=str(path), fix="run again")
-    spec = importlib.util.spec_from_file_location("edgepipe_model_factory", path)
-    assert spec is not None and spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(made)
+        made = import_file(path, "edgepipe_model_factory")
         module = getattr(made, factory["function"])(_config_of(folder))
     except Exception as error:
         raise ModelError(

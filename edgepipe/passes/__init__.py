@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from edgepipe.errors import PassError, UsageError, nearest
+from edgepipe.importing import import_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -157,22 +158,14 @@ def get_pass(name: str) -> PassSpec:
 
 def load_plugin(path: Path) -> ModuleType:
     """Import a local file that registers passes. `PassError` when it raises."""
-    import importlib.util
-    import sys
-
     if not path.is_file():
         raise UsageError("no such plugin file", where=str(path), fix="check --plugin")
-    name = f"edgepipe_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise UsageError("a plugin is a Python file", where=str(path), fix="name a .py file")
     _load_built_in()  # first, so that it is the plugin that is told of a name that is taken
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        return import_file(path, f"edgepipe_plugin_{path.stem}")
     except (Exception, SystemExit) as error:
         raise PassError(
             f"the plugin does not load: {type(error).__name__}: {error}", where=str(path), fix="run it by itself to see the traceback"
         ) from error
-    return module
