@@ -51,13 +51,18 @@ def start(project: Project, *, until: str) -> subprocess.Popen[str]:
     """Begin a build in a process group of its own, and wait until it tells that moment."""
     process = subprocess.Popen(
         [*COMMAND, *BUILD], cwd=project.folder, env=project.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, encoding="utf-8", start_new_session=True,
+        text=True, encoding="utf-8", start_new_session=True, preexec_fn=heed_interrupts,
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
         if until in line:
             return process
     raise AssertionError(f"the build never came to {until!r}: {process.communicate()}")
+
+
+def heed_interrupts() -> None:
+    """A test run that a shell started in the background ignores SIGINT, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
