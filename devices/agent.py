@@ -2,7 +2,7 @@
 stdout, as JSON; arrays as {dtype, shape, data (base64)}. numpy and onnxruntime only; never imports edgepipe.
 
 Requests: {"do": "open", folder, threads, optimise} · {"do": "predict", samples} (encoding, model and total time
-per sample) · {"do": "batch", samples, length} · {"do": "repeat", feeds, times} · {"do": "memory"} · {"do": "close"}.
+per sample) · {"do": "batch", samples, length} · {"do": "repeat", feeds, times} · {"do": "memory"}. It ends with its stdin.
 """
 
 import base64
@@ -85,9 +85,7 @@ def main():
             do = request["do"]
             answer = {}
             if do == "open":
-                start = time.perf_counter_ns()
                 driver = Driver(request["folder"], request["threads"], request["optimise"])
-                answer = {"load_ns": time.perf_counter_ns() - start}
             elif do == "predict":
                 answer = {"results": predict(driver, request["samples"])}
             elif do == "batch":
@@ -97,8 +95,6 @@ def main():
                 answer = {"times_ns": repeat(driver, {n: unpack(e) for n, e in request["feeds"].items()}, request["times"])}
             elif do == "memory":
                 answer = {"peak_bytes": peak_bytes(), "cpu_s": time.process_time()}
-            elif do == "close":
-                return
         except Exception as error:  # the far side decides what to do about it
             answer = {"error": type(error).__name__ + ": " + str(error)}
         answers.write(json.dumps(answer) + "\n")

@@ -16,7 +16,7 @@ from edgepipe.errors import EdgepipeError, PassError, UsageError
 from edgepipe.machine import machine_facts, usable_cores
 from edgepipe.measure import Measurement, measure, retime
 from edgepipe.passes import source_of
-from edgepipe.pipeline import Setting, baseline_recipe, check_recipe, library_version, run_recipe
+from edgepipe.pipeline import Setting, baseline_recipe, check_recipe, library_version, run_recipe, sources_digest
 from edgepipe.progress import Logged, Silent
 from edgepipe.request import planned
 from edgepipe.runners import runner_for
@@ -158,7 +158,6 @@ def measured_on(artifact: Artifact, baseline: Artifact, setting: Setting, task: 
 
 
 def _validator_sources() -> str:
-    from edgepipe.artifact import sha256_file
     from edgepipe.resources import resource
 
     here = Path(__file__).parent
@@ -170,7 +169,7 @@ def _validator_sources() -> str:
         *sorted((here / "runners").glob("*.py")),
         *sorted(resource("devices").glob("*.py")),
     ]
-    return digest([sha256_file(path) for path in files])
+    return sources_digest(files)
 
 
 def _flops(artifact: Artifact, setting: Setting) -> dict[str, Any]:

@@ -10,20 +10,16 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from edgepipe.errors import UsageError, nearest
-from edgepipe.toml import located, parse, read_toml
+from edgepipe.toml import Table, located, parse, read_toml
 
 PROJECT_FILE = "edgepipe.toml"
 CACHE_SCHEME = "cache://"
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Budget(_Table):
+class Budget(Table):
     """Limits that the build must hold. Ratios compare with the uncompressed float32 model on the same target."""
 
     max_accuracy_drop: float = Field(default=1.0, ge=0, description="points below the uncompressed model, paired, on test")
@@ -49,7 +45,7 @@ class Budget(_Table):
         return parse_bytes(value) if isinstance(value, str) else value
 
 
-class Data(_Table):
+class Data(Table):
     """Where samples come from, and which columns hold what."""
 
     file: str | None = Field(default=None, description="one file for all four roles, split by a fixed seed")
@@ -78,13 +74,13 @@ class Data(_Table):
         return value
 
 
-class Task(_Table):
+class Task(Table):
     name: str
     labels: tuple[str, ...] = Field(default=(), description="label names in the order of the model's outputs, where its config names none")
     compare: Literal["auto", "argmax", "closeness"] = Field(default="auto", description="fidelity: what must agree")
 
 
-class Project(_Table):
+class Project(Table):
     """`edgepipe.toml`, or `[tool.edgepipe]` in pyproject.toml. Paths are relative to the file."""
 
     name: str | None = Field(default=None, description="what reports call the model (default: its folder's name)")
@@ -107,7 +103,7 @@ class Project(_Table):
         return {"name": value} if isinstance(value, str) else value
 
 
-class Step(_Table):
+class Step(Table):
     """One pass of a recipe."""
 
     name: str = Field(alias="pass")
@@ -117,7 +113,7 @@ class Step(_Table):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-class Recipe(_Table):
+class Recipe(Table):
     """An ordered list of passes."""
 
     steps: tuple[Step, ...] = Field(alias="step", min_length=1)

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.artifact import Artifact, digest
+from edgepipe.artifact import Artifact, digest, sha256_file
 from edgepipe.checks import CHECKS
 from edgepipe.data import PROBE_SPLITS
 from edgepipe.errors import ModelError, PassError, UsageError, nearest
@@ -262,7 +262,11 @@ def cache_key(
 def shared_digest() -> str:
     here = Path(__file__).parent
     files = [*(here / name for name in SHARED_SOURCES), resource("devices") / "driver.py"]
-    return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
+    return sources_digest(files)
+
+
+def sources_digest(files: Sequence[Path]) -> str:
+    return digest([sha256_file(path) for path in files])
 
 
 @cache

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from edgepipe.errors import UsageError, nearest
 from edgepipe.resources import resource
-from edgepipe.toml import located, parse, read_toml
+from edgepipe.toml import Table, located, parse, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,11 +26,7 @@ def int8_saturates(arch: str, isa: Iterable[str]) -> bool:
     return arch == "x86_64" and not DOT_PRODUCTS & set(isa)
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Cpu(_Table):
+class Cpu(Table):
     """The processor that runs inference: of unlike cores, the cluster inference is pinned to."""
 
     model: str = Field(description="core, as QEMU or the vendor names it: cortex-a72")
@@ -52,12 +48,12 @@ class Cpu(_Table):
         return int8_saturates(self.arch, self.isa)
 
 
-class Memory(_Table):
+class Memory(Table):
     ram_bytes: int = Field(gt=0, description="what the board or tab has in all")
     bandwidth_gb_s: float | None = Field(default=None, gt=0, description="to main memory, peak of the interface")
 
 
-class Runtime(_Table):
+class Runtime(Table):
     name: Literal["onnxruntime", "onnxruntime-web"] = "onnxruntime"
     version: str = "1.32.0"
     provider: str = "CPUExecutionProvider"
@@ -65,11 +61,11 @@ class Runtime(_Table):
     threads: int = Field(gt=0)
 
 
-class Reach(_Table):
+class Reach(Table):
     runner: Literal["local", "ssh", "adb", "browser", "emulated"] = Field(description="how edgepipe gets at the device")
 
 
-class Profile(_Table):
+class Profile(Table):
     """One device. Facts stand in `cpu`, `memory`, `runtime`; `sources` says where each comes from."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="also the folder's where several are built")

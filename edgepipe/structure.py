@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.errors import ModelError
@@ -51,18 +51,7 @@ _BERT = Layout(
     "num_attention_heads",
     "all_head_size",
 )
-_VIT = Layout(
-    "encoder.layer",
-    "attention.attention",
-    "query",
-    "key",
-    "value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-    "num_attention_heads",
-    "all_head_size",
-)
+_VIT = replace(_BERT, attention="attention.attention")
 _DISTILBERT = Layout(
     "transformer.layer", "attention", "q_lin", "k_lin", "v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2", "n_heads", "dim"
 )

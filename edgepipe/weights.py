@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+ONE_FILE_LIMIT_BYTES = 2_000_000_000  # protobuf's limit is 2 GiB; the graph itself needs room
 _MEND = "copy or download the file again"
 
 

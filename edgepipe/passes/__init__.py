@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
 from edgepipe.errors import PassError, UsageError, nearest
 from edgepipe.importing import import_file
+from edgepipe.toml import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,10 +25,8 @@ if TYPE_CHECKING:
 BUILT_IN = ("merge_lora", "prune_heads", "prune_ffn", "export_onnx", "optimize_graph", "quantize_dynamic")
 
 
-class PassOptions(BaseModel):
+class PassOptions(Table):
     """Base of every options model: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from edgepipe.artifact import Artifact
     from edgepipe.context import Context
 
-ONE_FILE_LIMIT_BYTES = 2_000_000_000  # protobuf's limit is 2 GiB; the graph itself needs room
-
 
 class ExportOnnx(PassOptions):
     opset: int = Field(default=17, ge=14, le=23, description="17 is the first with LayerNormalization as one operator")
@@ -166,7 +164,7 @@ def _consolidate(target: Path) -> None:
     """One file; over 2 GB, one file and one external data file beside it."""
     import onnx
 
-    from edgepipe.weights import external_files
+    from edgepipe.weights import ONE_FILE_LIMIT_BYTES, external_files
 
     model = onnx.load(str(target), load_external_data=False)
     external = external_files(model)

@@ -85,6 +85,8 @@ def fuse(source: Path, target: Path, family: str, kept: Mapping[str, bool]) -> N
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
+    from edgepipe.weights import ONE_FILE_LIMIT_BYTES
+
     switches: Any = FusionOptions(family)
     switches.enable_embed_layer_norm = False  # it hides the embedding table from quantize-dynamic
     for name, keep in kept.items():
@@ -94,7 +96,7 @@ def fuse(source: Path, target: Path, family: str, kept: Mapping[str, bool]) -> N
     model = optimize_model(
         str(source), model_type=family, num_heads=0, hidden_size=0, opt_level=0, optimization_options=switches, use_gpu=False
     )
-    large = sum(len(t.raw_data) for t in model.model.graph.initializer) > 2_000_000_000
+    large = sum(len(t.raw_data) for t in model.model.graph.initializer) > ONE_FILE_LIMIT_BYTES
     model.save_model_to_file(str(target), use_external_data_format=large)
 
 

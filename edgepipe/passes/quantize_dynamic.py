@@ -65,7 +65,7 @@ def quantize_dynamic(artifact: Artifact, options: QuantizeDynamic, ctx: Context)
     from onnxruntime.quantization import quantize_dynamic as runtime_quantizer
 
     from edgepipe.profile import int8_saturates
-    from edgepipe.weights import all_nodes, load_onnx, onnx_component
+    from edgepipe.weights import ONE_FILE_LIMIT_BYTES, all_nodes, load_onnx, onnx_component
 
     source = artifact.model.main_file
     model = load_onnx(source)
@@ -91,7 +91,7 @@ def quantize_dynamic(artifact: Artifact, options: QuantizeDynamic, ctx: Context)
         per_channel=options.per_channel,
         reduce_range=saturates if options.reduce_range is None else options.reduce_range,
         weight_type=QuantType.QInt8,
-        use_external_data_format=artifact.model.size_bytes > 2_000_000_000,
+        use_external_data_format=artifact.model.size_bytes > ONE_FILE_LIMIT_BYTES,
         # Shape inference knows no fused operator, so the quantizer would not find the type of what they give.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT, "EnableSubgraph": False},
     )
