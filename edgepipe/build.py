@@ -13,15 +13,16 @@ from edgepipe.artifact import digest
 from edgepipe.bundle import write_bundle
 from edgepipe.data import SPLITS
 from edgepipe.errors import EdgepipeError, PassError, UsageError
-from edgepipe.machine import machine_facts, usable_cores
-from edgepipe.measure import Measurement, measure, retime
-from edgepipe.passes import source_of
-from edgepipe.pipeline import Setting, baseline_recipe, check_recipe, library_version, run_recipe, sources_digest
+from edgepipe.figures import measured_on
+from edgepipe.machine import usable_cores
+from edgepipe.memory_fit import check_fits
+from edgepipe.mobile import accelerators_of
+from edgepipe.ort_format import ort_files
+from edgepipe.pipeline import Setting, baseline_recipe, check_recipe, library_version, run_recipe
 from edgepipe.progress import Logged, Silent
 from edgepipe.request import planned
-from edgepipe.runners import runner_for
 from edgepipe.store import Store
-from edgepipe.verdict import BUSY, judge
+from edgepipe.verdict import judge
 from edgepipe.worker import CountFlops
 from edgepipe.worker_process import WorkerProcess
 
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edgepipe.artifact import Artifact
-    from edgepipe.config import Recipe, Task
+    from edgepipe.config import Recipe
+    from edgepipe.measure import Measurement
     from edgepipe.passes import PassSpec
     from edgepipe.pipeline import PassRun
     from edgepipe.progress import Progress
     from edgepipe.request import Planned, Prepared, Request
     from edgepipe.result import Result
-    from edgepipe.tasks import TaskSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,9 @@ def _kept_log(store: Store, log: Path) -> Iterator[Path]:
 
 def _build(prepared: Prepared, build: Planned, start: Artifact, setting: Setting, log: Path) -> CompressResult:
     artifact, runs = run_recipe(build.steps, start, setting)
+    check_fits(artifact, setting.profile)
     baseline = baseline_of(build.recipe, start, setting)
-    measured = measured_on(artifact, baseline, setting, prepared.task, prepared.request.task)
+    measured = measured_on(artifact, baseline, setting, prepared.task, prepared.request.task, prepared.request.target_samples)
     results = judge(measured, artifact, baseline, setting.profile, prepared.task, prepared.request.budget)
     return _hand_over(prepared, artifact, baseline, build.recipe, runs, results, measured, setting, build.out, log)
 
@@ -123,53 +125,6 @@ def baseline_of(recipe: Recipe, start: Artifact, setting: Setting) -> Artifact:
 def source_digest(artifact: Artifact) -> str:
     """Over the files of the model and its adapters as the user gave them: what a bundle was made from."""
     return digest({role: [ref.to_json() for ref in component.files] for role, component in artifact.components.items()})
-
-
-def measured_on(artifact: Artifact, baseline: Artifact, setting: Setting, task: TaskSpec, config: Task) -> Measurement:
-    """Raw figures from the profile's runner; kept by content, since the same files on the same machine tell the same."""
-    runner = runner_for(setting.profile)
-    threads = min(setting.profile.runtime.threads, usable_cores())
-    key = digest(
-        {
-            "measure": [artifact.digest, baseline.digest],
-            "data": setting.splits.digest("test"),
-            "task": config.model_dump(mode="json"),
-            "runner": runner.name,
-            "device": None if runner.name == "local" else [setting.profile.name, setting.profile.reach.model_dump(mode="json")],
-            "threads": threads,
-            "machine": machine_facts(),
-            "versions": [library_version(name) for name in ("edgepipe", "onnxruntime", "numpy", "tokenizers")],
-            "sources": [_validator_sources(), source_of(task.metric), source_of(type(runner))],
-        }
-    )
-    setting.progress.stage("validate", f"on {setting.profile.name} through {runner.name}")
-    kept = setting.store.get_result(key)
-    measured = Measurement.from_json(kept) if kept else None
-    if measured is not None and measured.other_load <= BUSY:
-        setting.progress.finish("validate", "cached")
-        return measured
-    if measured is None:
-        measured = measure(artifact, baseline, runner, task, setting.splits("test"), threads, setting.progress)
-    else:  # outputs do not change with what else a machine does; times do
-        measured = retime(measured, artifact, baseline, runner, setting.splits("test"), setting.progress)
-    setting.store.put_result(key, measured.to_json())
-    setting.progress.finish("validate", f"{len(measured.baseline_counts)} samples")
-    return measured
-
-
-def _validator_sources() -> str:
-    from edgepipe.resources import resource
-
-    here = Path(__file__).parent
-    files = [
-        here / "measure.py",
-        here / "probes.py",
-        here / "gaps.py",
-        *sorted((here / "tasks").glob("*.py")),
-        *sorted((here / "runners").glob("*.py")),
-        *sorted(resource("devices").glob("*.py")),
-    ]
-    return sources_digest(files)
 
 
 def _flops(artifact: Artifact, setting: Setting) -> dict[str, Any]:
@@ -222,7 +177,17 @@ def _hand_over(
         "report.html": render_html([manifest], [measurements]),
         "run.log": log.read_text(encoding="utf-8", errors="replace") if log.exists() else "",
     }
-    bundle = write_bundle(artifact, out, texts, broken=manifest["verdict"] == "broken", archive=request.archive, threads=measured.threads)
+    with setting.store.workdir() as workdir:
+        extra = ort_files(artifact, workdir) if accelerators_of(setting.profile) else {}
+        bundle = write_bundle(
+            artifact,
+            out,
+            texts,
+            broken=manifest["verdict"] == "broken",
+            archive=request.archive,
+            threads=measured.threads,
+            extra=extra,
+        )
     return CompressResult(
         setting.profile.name, manifest["verdict"], manifest["exit_code"], bundle, bundle / "report.html", manifest, measurements
     )

@@ -19,6 +19,7 @@ import shutil
 import tarfile
 import tempfile
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact, placed_files, sha256_file
@@ -74,9 +75,18 @@ def device_bytes(artifact: Artifact) -> int:
     return sum(ref.bytes for ref in placed_files(artifact).values()) + sum(path.stat().st_size for path in scripts)
 
 
-def write_bundle(artifact: Artifact, out: Path, texts: Mapping[str, str], *, broken: bool, archive: bool = False, threads: int = 1) -> Path:
-    """Write the bundle whole; `texts` are the generated files by name, `threads` what it was validated with and runs
-    with unless told otherwise. A broken one goes to `OUT.rejected`.
+def write_bundle(
+    artifact: Artifact,
+    out: Path,
+    texts: Mapping[str, str],
+    *,
+    broken: bool,
+    archive: bool = False,
+    threads: int = 1,
+    extra: Mapping[str, Path] = MappingProxyType({}),
+) -> Path:
+    """Write the bundle whole; `texts` are the generated files by name, `extra` files that the target's runtime takes besides,
+    `threads` what it was validated with and runs with unless told otherwise. A broken one goes to `OUT.rejected`.
 
     What stood at the target is replaced in one step; a crash leaves either the old or the new.
     """
@@ -88,7 +98,7 @@ def write_bundle(artifact: Artifact, out: Path, texts: Mapping[str, str], *, bro
         building.chmod(0o755)
     try:
         with disk_errors(target):
-            _fill(building, artifact, texts, threads)
+            _fill(building, artifact, texts, threads, extra)
             _swap(building, target)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
@@ -101,7 +111,7 @@ def write_bundle(artifact: Artifact, out: Path, texts: Mapping[str, str], *, bro
     return target
 
 
-def _fill(folder: Path, artifact: Artifact, texts: Mapping[str, str], threads: int) -> None:
+def _fill(folder: Path, artifact: Artifact, texts: Mapping[str, str], threads: int, extra: Mapping[str, Path]) -> None:
     for place, ref in placed_files(artifact).items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ref.location, folder / place)
@@ -112,6 +122,9 @@ def _fill(folder: Path, artifact: Artifact, texts: Mapping[str, str], threads: i
     shutil.copyfile(resource("export") / "run.py", folder / "run.py")
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+    for place, path in extra.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / place)
     lines = [f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}" for path in _files(folder)]
     (folder / CHECKSUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")
     for path in _files(folder):
@@ -194,7 +207,7 @@ def read_bundle(folder: Path) -> tuple[Artifact, dict[str, Any]]:
                 f'"{name}" is not the file the bundle was made with', where=str(folder), fix="take the bundle from where it was built again"
             )
     extra = {path.relative_to(folder).as_posix() for path in _files(folder)} - set(listed) - {CHECKSUMS}
-    if stray := sorted(name for name in extra if name.startswith(("model/", "assets/")) or name.endswith(".py")):
+    if stray := sorted(name for name in extra if name.startswith(("model/", "assets/", "ort/", "browser/")) or name.endswith(".py")):
         raise ModelError(f'"{stray[0]}" was added to the bundle', where=str(folder), fix="take the bundle from where it was built again")
     try:
         artifact = Artifact.from_json(json.loads((folder / "artifact.json").read_text(encoding="utf-8")), folder)

@@ -11,20 +11,37 @@ if TYPE_CHECKING:
 
     from edgepipe.measure import Timing
     from edgepipe.tasks import TaskSpec
+    from edgepipe.transfer import Transfer
 
 RESAMPLES = 1000
 
 
-def bootstrap(task: TaskSpec, base: np.ndarray, ours: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
-    """95 % intervals of the candidate's metric and of the paired drop (Efron's percentile bootstrap, fixed seed)."""
+def bootstrap(
+    task: TaskSpec, base: np.ndarray, ours: np.ndarray, transfer: Transfer | None = None
+) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
+    """The metric of baseline and candidate, and 95 % intervals of the candidate's metric and of the paired drop.
+
+    With a `transfer` the counts are the host's, corrected by what the target gave for the samples it ran.
+    """
+    parts = [transfer.fill(base, transfer.baseline), transfer.fill(ours, transfer.candidate)] if transfer else None
+
+    def metrics(rows: Any, picked: Any) -> tuple[float, float]:
+        if parts is None:
+            return task.metric(base[rows]), task.metric(ours[rows])
+        return tuple(  # type: ignore[return-value]
+            task.metric(mixed[rows]) + share * (task.metric(there[picked]) - task.metric(here[picked]))
+            for mixed, there, here, share in parts
+        )
+
     rng = np.random.default_rng(0)
     values, drops = [], []
+    ran = len(transfer.random) if transfer else 0
     for _ in range(RESAMPLES):
-        picked = rng.integers(0, len(base), len(base))
-        before, after = task.metric(base[picked]), task.metric(ours[picked])
+        rows = rng.integers(0, len(base), len(base))
+        before, after = metrics(rows, rows if ran == len(base) else rng.integers(0, ran, ran) if ran else None)
         values.append(after)
         drops.append(before - after)
-    return _bounds(values), _bounds(drops)
+    return metrics(slice(None), slice(None)), _bounds(values), _bounds(drops)
 
 
 def ratio_interval(timing: Timing, level: float = 95.0) -> tuple[float, float]:

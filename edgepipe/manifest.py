@@ -42,7 +42,7 @@ def make_manifest(
         "created": created(),
         "profile": profile.name,
         "profile_title": profile.title,
-        "device": profile.model_dump(mode="json"),
+        "device": profile.model_dump(mode="json", exclude={"reach": {"address"}}),
         "verdict": overall(results),
         "exit_code": exit_code(results, strict=strict),
         "artifact": artifact.digest,

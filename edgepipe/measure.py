@@ -7,6 +7,7 @@ accuracy, the latency distribution at the task's own lengths, and end-to-end lat
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,12 @@ import psutil
 
 from edgepipe.gaps import gap_of, row_gaps, summary
 from edgepipe.probes import fixed_feeds
+from edgepipe.runners import Proof
+from edgepipe.runners.local import LocalRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from edgepipe.artifact import Artifact
     from edgepipe.progress import Progress
@@ -32,6 +36,7 @@ ROUNDS, PER_ROUND = 12, 3
 SHAPES = {"text": ((1, 16), (1, 128), (8, 64)), "image": ((1, 0), (8, 0)), "tensors": ()}
 STAGE = "validate"
 RETIMED = 400
+BUSY = 0.25  # share of the machine that others may use before times prove nothing
 MIN_TIMINGS = 100  # of a small test set every sample is timed more than once
 
 
@@ -62,6 +67,14 @@ class Measurement:
     other_load: float = 0.0
     changed: list[dict[str, Any]] = field(default_factory=list)
     classes: dict[str, dict[str, float]] = field(default_factory=dict)
+    proofs: dict[str, dict[str, str]] = field(default_factory=dict)  # axis → what figures on it are worth
+    transfer: dict[str, Any] = field(default_factory=dict)  # which samples an emulated target ran, and what it gave
+    predicted: list[dict[str, Any]] = field(default_factory=list)  # latencies of a target whose times cannot be taken
+    unpredicted: str = ""  # why there are none
+    costliest: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # nodes on the target, before and after
+
+    def proof(self, axis: str) -> Proof:
+        return Proof(**self.proofs[axis])
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -79,7 +92,7 @@ def measure(
     ours, theirs = runner.push(candidate), runner.push(baseline)
     labels = candidate.program.get("labels", ())
     cpu = _CpuWatch()
-    with _Opened(runner, ours, threads) as new, _Opened(runner, theirs, threads) as old:
+    with opened(runner, ours, threads=threads) as new, opened(runner, theirs, threads=threads) as old:
         outputs = _walk(old, new, samples, task, labels, result, progress)
         for batch, length in fixed_shapes(candidate):
             progress.update(STAGE, f"timing {batch} × {length}" if length else f"timing batch {batch}")
@@ -87,8 +100,9 @@ def measure(
         result.other_load = cpu.others_share(old.usage()[1] + new.usage()[1])
         progress.update(STAGE, "batch and padding invariance")
         _invariance(new, samples, outputs, candidate, result)
-    progress.update(STAGE, "parity with a plain session")
-    with _Opened(runner, ours, threads, optimise=False) as plain:
+    progress.update(STAGE, "parity with a plain session here")
+    here = LocalRunner()
+    with opened(here, here.push(candidate), threads=threads, optimise=False) as plain:
         _parity(plain, samples, outputs, result)
     progress.update(STAGE, "memory")
     for name, folder in (("candidate", ours), ("baseline", theirs)):
@@ -102,7 +116,8 @@ def retime(
     """The same measurement with times taken anew, on fewer samples: the machine was busy when the others were taken."""
     result = replace(found, timings=[])
     cpu = _CpuWatch()
-    with _Opened(runner, runner.push(candidate), found.threads) as new, _Opened(runner, runner.push(baseline), found.threads) as old:
+    ours, theirs = runner.push(candidate), runner.push(baseline)
+    with opened(runner, ours, threads=found.threads) as new, opened(runner, theirs, threads=found.threads) as old:
         timings = (Timing(1, "task", [], []), Timing(1, "task", [], [], end_to_end=True))
         progress.update(STAGE, "taking times again")
         for start in range(0, min(len(samples), RETIMED), BLOCK):
@@ -113,18 +128,14 @@ def retime(
     return result
 
 
-class _Opened:
+@contextmanager
+def opened(runner: Runner, folder: Path, *, threads: int, optimise: bool = True) -> Iterator[OpenModel]:
     """An opened model that is closed whatever happens."""
-
-    def __init__(self, runner: Runner, folder: Any, threads: int, *, optimise: bool = True) -> None:
-        self._open: Callable[[], OpenModel] = lambda: runner.open(folder, threads=threads, optimise=optimise)
-
-    def __enter__(self) -> OpenModel:
-        self._model = self._open()
-        return self._model
-
-    def __exit__(self, *_: object) -> None:
-        self._model.close()
+    model = runner.open(folder, threads=threads, optimise=optimise)
+    try:
+        yield model
+    finally:
+        model.close()
 
 
 class _CpuWatch:
@@ -167,17 +178,24 @@ def _walk(
         progress.update(STAGE, "baseline and candidate over the test data", start, len(samples))
         theirs, ours = _time_block(old, new, block, (model, total), reverse=bool(number % 2))
         for sample, a, b in zip(block, theirs, ours, strict=True):
-            if a.word_starts:
-                sample = {**sample, "word_starts": a.word_starts}
-            result.baseline_counts.append([float(v) for v in task.score(a.outputs, a.outputs, sample, labels)])
-            result.candidate_counts.append([float(v) for v in task.score(b.outputs, a.outputs, sample, labels)])
+            before, after = scores(sample, a, b, task, labels)
+            result.baseline_counts.append(before)
+            result.candidate_counts.append(after)
             if task.predicted and labels:
-                _note_labels(sample, task.predicted(a.outputs, labels), task.predicted(b.outputs, labels), labels, result)
+                note_labels(sample, task.predicted(a.outputs, labels), task.predicted(b.outputs, labels), labels, result)
         kept += ours[: max(0, PARITY_SAMPLES - len(kept))]  # parity and invariance look at no more
     while len(model.baseline_ms) < MIN_TIMINGS:
         _time_block(old, new, samples, (model, total), reverse=bool(len(model.baseline_ms) % 2))
     result.timings += [model, total]
     return kept
+
+
+def scores(sample: Sample, before: Prediction, after: Prediction, task: TaskSpec, labels: Sequence[str]) -> tuple[list[float], list[float]]:
+    """The task's counts of one sample, of the uncompressed model and of the candidate."""
+    if before.word_starts:
+        sample = {**sample, "word_starts": before.word_starts}
+    theirs, ours = (task.score(one.outputs, before.outputs, sample, labels) for one in (before, after))
+    return [float(v) for v in theirs], [float(v) for v in ours]
 
 
 def _time_block(
@@ -194,7 +212,7 @@ def _time_block(
     return theirs, ours
 
 
-def _note_labels(sample: Mapping[str, Any], before: str, after: str, labels: Sequence[str], result: Measurement) -> None:
+def note_labels(sample: Mapping[str, Any], before: str, after: str, labels: Sequence[str], result: Measurement) -> None:
     from edgepipe.tasks.classification import label_name
 
     true = label_name(sample["label"], labels) if "label" in sample else None
@@ -266,9 +284,13 @@ def _invariance(model: OpenModel, samples: Sequence[Sample], outputs: Sequence[A
     result.padding = summary(gaps)
 
 
-def _peak(runner: Runner, folder: Any, threads: int, samples: Sequence[Sample], candidate: Artifact) -> int:
+def longest_first(samples: Sequence[Sample]) -> list[Sample]:
+    return sorted(samples, key=lambda sample: -len(str(sample.get("text", sample.get("tokens", "")))))
+
+
+def _peak(runner: Runner, folder: Path, threads: int, samples: Sequence[Sample], candidate: Artifact) -> int:
     """Peak resident bytes of a fresh process that loads the artifact and runs its longest input."""
-    longest = sorted(samples, key=lambda sample: -len(str(sample.get("text", sample.get("tokens", "")))))[:3]
-    with _Opened(runner, folder, threads) as model:
+    longest = longest_first(samples)[:3]
+    with opened(runner, folder, threads=threads) as model:
         model.predict(longest)
         return model.usage()[0]

@@ -10,9 +10,12 @@ from edgepipe.errors import UsageError
 from edgepipe.weights import all_nodes, load_onnx, safetensors_header
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from edgepipe.artifact import Artifact
     from edgepipe.profile import Profile
 
+MAPPED_SHARE = 0.02  # of the device's memory: smaller models are not worth a second file
 WORTH_QUANTIZING = 0.05  # of the weights; below that the file hardly shrinks
 
 
@@ -49,6 +52,9 @@ def plan(artifact: Artifact, profile: Profile) -> Recipe:
                 f"quantize-dynamic: only {share:.0%} of the weights are in matrix products or tables, and convolutions "
                 f"with activation scales taken at run time lose to float32 on {profile.cpu.model} (cpu.model)"
             )
+    if _maps_weights(profile, artifact, steps):
+        large = f"{MAPPED_SHARE:.0%} of {profile.memory.ram_bytes / 1e9:.1f} GB (memory.ram_bytes)"
+        steps.append(_step("map-weights", f"weights over {large} are mapped from their file instead of read: a lower peak"))
     left_out.append(_four_bit(profile))
     if not steps:
         raise UsageError(
@@ -59,6 +65,14 @@ def plan(artifact: Artifact, profile: Profile) -> Recipe:
 
 def _step(name: str, reason: str, **options: Any) -> dict[str, Any]:
     return {"pass": name, "reason": reason, "options": options}
+
+
+def _maps_weights(profile: Profile, artifact: Artifact, steps: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether weights in a file of their own are worth a second file. No browser maps files; CoreML takes no such weights."""
+    if profile.runtime.name != "onnxruntime" or profile.cpu.model.startswith("apple-"):
+        return False
+    each = 1 if any(step["pass"] == "quantize-dynamic" for step in steps) else 4
+    return artifact.model.parameters * each > MAPPED_SHARE * profile.memory.ram_bytes
 
 
 def _quantize(profile: Profile) -> dict[str, Any]:

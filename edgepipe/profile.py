@@ -15,7 +15,7 @@ from edgepipe.resources import resource
 from edgepipe.toml import Table, located, parse, read_toml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 HOST = "host"
 DOT_PRODUCTS = {"asimddp", "i8mm", "avx512_vnni", "avx_vnni", "wasm_relaxed_simd"}
@@ -63,6 +63,7 @@ class Runtime(Table):
 
 class Reach(Table):
     runner: Literal["local", "ssh", "adb", "browser", "emulated"] = Field(description="how edgepipe gets at the device")
+    address: str = Field(default="", description="where: USER@HOST[:PORT] for ssh, a serial number or HOST:PORT for adb")
 
 
 class Profile(Table):
@@ -113,6 +114,25 @@ def load_profile(name: str) -> Profile:
     if not path.is_file():
         return _installed()[name]
     return parse(Profile, _resolved(path, ()), source=path)
+
+
+def with_devices(profiles: Sequence[Profile], devices: Sequence[str]) -> list[Profile]:
+    """The profiles with the addresses of `--device [PROFILE=]ADDRESS`. Raises `UsageError` for one that names no profile
+    of these, or a device that has no address."""
+    found = {profile.name: profile for profile in profiles}
+    for given in devices:
+        name, sign, address = given.rpartition("=")
+        if not sign and len(found) == 1:
+            name = next(iter(found))
+        if not address or name not in found:
+            what = f'"{given}" names no profile of this run' if sign else f'"{given}": which of the profiles is it?'
+            raise UsageError(what, where="--device", fix=f"write PROFILE=ADDRESS with one of {', '.join(found)}")
+        profile = found[name]
+        if profile.reach.runner == "browser" or name == HOST:
+            raise UsageError(f"{name} has no address: it is on this machine", where=f"--device {given}", fix="leave --device out")
+        reach = Reach(runner="adb" if profile.reach.runner == "adb" else "ssh", address=address)
+        found[name] = profile.model_copy(update={"reach": reach})
+    return list(found.values())
 
 
 def _from_file(path: Path) -> Profile:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.config import PROJECT_FILE, Project, Task, find_project, load_project, pass_places, pass_settings, resolve_path, with_budget
 from edgepipe.errors import UsageError
-from edgepipe.request import Request
+from edgepipe.request import TARGET_SAMPLES, Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +30,8 @@ def make_request(
     force: bool = False,
     strict: bool = False,
     archive: bool = False,
+    devices: Sequence[str] = (),
+    target_samples: int | None = TARGET_SAMPLES,
     project: str | None = None,
     need_model: bool = True,
 ) -> Request:
@@ -90,6 +92,8 @@ def make_request(
         force=force,
         strict=strict,
         archive=archive,
+        devices=tuple(devices),
+        target_samples=target_samples,
     )
 
 

@@ -11,11 +11,12 @@ from edgepipe.config import Budget, Data, Recipe, Task, load_recipe
 from edgepipe.data import SPLITS, Splits, check_fit
 from edgepipe.errors import DataError, ModelError, OperatorError, UsageError, nearest, reading
 from edgepipe.intake import find_source, make_artifact
+from edgepipe.memory_fit import check_fits
 from edgepipe.operators import unknown_here
 from edgepipe.passes import load_plugin
 from edgepipe.pipeline import baseline_recipe, check_recipe
 from edgepipe.plan import plan
-from edgepipe.profile import load_profile
+from edgepipe.profile import load_profile, with_devices
 from edgepipe.tasks import load_task
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from edgepipe.passes import PassSpec
     from edgepipe.profile import Profile
     from edgepipe.tasks import TaskSpec
+
+
+TARGET_SAMPLES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Request:
     force: bool = False
     strict: bool = False
     archive: bool = False
+    devices: tuple[str, ...] = ()
+    target_samples: int | None = TARGET_SAMPLES  # random samples that an emulated device runs; None: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ def planned(request: Request, *, whole: bool = True) -> tuple[Prepared, list[Pla
 
     Without `whole`, samples are not read and the output folder may exist: enough for a plan.
     """
-    profiles = [load_profile(name) for name in request.profiles]
+    profiles = with_devices([load_profile(name) for name in request.profiles], request.devices)
     if not profiles:
         raise UsageError(
             "no profile is given", where="--profile", fix="name the device: --profile rpi4, or --profile host for this machine"
@@ -147,6 +153,7 @@ def planned(request: Request, *, whole: bool = True) -> tuple[Prepared, list[Pla
     prepared = prepare(request, with_data=whole)
     builds = []
     for profile, out in zip(profiles, outs, strict=True):
+        check_fits(prepared.artifact, profile, compressed=False)
         recipe = recipe_for(prepared, profile)
         steps = check_recipe(recipe, prepared.artifact, request.recipe, request.places)
         if (shorter := baseline_recipe(recipe)) or prepared.artifact.model.format != "onnx":

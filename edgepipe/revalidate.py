@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.build import CompressResult, baseline_of, measured_on, source_digest
+from edgepipe.build import CompressResult, baseline_of, source_digest
 from edgepipe.bundle import read_bundle
 from edgepipe.config import Budget, with_budget
 from edgepipe.data import Splits
 from edgepipe.errors import DataError, UsageError, reading
+from edgepipe.figures import measured_on
 from edgepipe.machine import machine_facts, usable_cores
 from edgepipe.manifest import created, result_rows, versions
 from edgepipe.pipeline import Setting
-from edgepipe.profile import HOST, Profile, load_profile
+from edgepipe.profile import HOST, Profile, load_profile, with_devices
 from edgepipe.progress import Silent
 from edgepipe.project import make_request
-from edgepipe.request import check_data, prepare, recipe_for
+from edgepipe.request import TARGET_SAMPLES, check_data, prepare, recipe_for
 from edgepipe.result import exit_code, overall
 from edgepipe.store import Store
 from edgepipe.tasks import load_task
@@ -39,12 +40,14 @@ def revalidate(
     budget: Sequence[str] = (),
     project: str | None = None,
     strict: bool = False,
+    devices: Sequence[str] = (),
+    target_samples: int | None = TARGET_SAMPLES,
     progress: Progress | None = None,
 ) -> list[CompressResult]:
     """One result a profile (default: the bundle's own). Raises `ModelError` for a bundle that was tampered with."""
     progress = progress or Silent()
     artifact, manifest = read_bundle(folder)
-    named = [load_profile(name) for name in profiles] or [_own_profile(manifest, folder)]
+    named = with_devices([load_profile(name) for name in profiles] or [_own_profile(manifest, folder)], devices)
     limits = with_budget(parse(Budget, manifest.get("budget", {}), source=str(folder / "manifest.json")), tuple(budget))
     request = make_request(task=artifact.program["task"], project=project, data={"test": test}, need_model=False)
     task = load_task(request.task)
@@ -58,13 +61,13 @@ def revalidate(
         for profile in named:
             setting = Setting(store, worker, progress, profile, request.data, splits, usable_cores(), request.plugins)
             baseline = _baseline(manifest, store, setting, request)
-            measured = measured_on(kept, baseline, setting, task, request.task)
+            measured = measured_on(kept, baseline, setting, task, request.task, target_samples)
             rows = judge(measured, kept, baseline, profile, task, limits)
             fresh = {
                 **manifest,
                 "profile": profile.name,
                 "profile_title": profile.title,
-                "device": profile.model_dump(mode="json"),
+                "device": profile.model_dump(mode="json", exclude={"reach": {"address"}}),
                 "created": created(),
                 "results": result_rows(rows, profile, kept),
                 "verdict": overall(rows),

@@ -11,42 +11,53 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgepipe import mobile
+from edgepipe.errors import ModelError
 from edgepipe.intervals import bootstrap, median_interval, ratio_interval
+from edgepipe.measure import BUSY
 from edgepipe.operators import support_table, unsupported
 from edgepipe.result import Result
-from edgepipe.runners import runner_for
+from edgepipe.transfer import transfer_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgepipe.artifact import Artifact
     from edgepipe.config import Budget
     from edgepipe.measure import Measurement
     from edgepipe.profile import Profile
+    from edgepipe.runners import Proof
     from edgepipe.tasks import TaskSpec
 
 SURE = 99.0  # per cent; several shapes are judged, and one unlucky of them would fail the build
-BUSY = 0.25  # share of the machine that others may use before times prove nothing
 
 
 def judge(measured: Measurement, candidate: Artifact, baseline: Artifact, profile: Profile, task: TaskSpec, budget: Budget) -> list[Result]:
     """Every figure with its verdict, in the order a report shows them."""
-    runner = runner_for(profile)
     labelled = bool(candidate.program.get("labels"))
-    judge_one = _Judge(profile, runner.provenance, runner.doubt, measured, budget, labelled)
+    judge_one = _Judge(profile, measured, budget, labelled)
     return [
         *judge_one.accuracy(task),
         judge_one.size(candidate, baseline),
         *judge_one.latency(),
         judge_one.memory(),
         *judge_one.parity(),
-        operators(candidate, profile, not runner.doubt),
+        operators(candidate, profile, measured.proof("operators")),
+        *_accelerators(candidate, profile),
     ]
+
+
+def _accelerators(candidate: Artifact, profile: Profile) -> list[Result]:
+    """What a phone's accelerators would take; only informative, so a model they cannot be asked about gives nothing."""
+    try:
+        return mobile.rows(profile, mobile.mobile_usability(candidate, profile))
+    except ModelError:
+        return []
 
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
     profile: Profile
-    provenance: str
-    unproven: str  # why figures of this provenance prove nothing; empty when they do
     measured: Measurement
     budget: Budget
     labelled: bool  # outputs are scores of labels: agreement of the top one says something
@@ -65,14 +76,18 @@ class _Judge:
     ) -> Result:
         """`held` None: no budget. `doubt`: why the figure cannot prove anything although its provenance could."""
         verdict = None if held is None else "held" if held else "broken"
-        if verdict and (self.unproven or doubt):
-            verdict, reason = "unproven", "; ".join(text for text in (self.unproven, doubt, reason) if text)
-        return Result(self.profile.name, axis, metric, unit, value, self.provenance, verdict=verdict, reason=reason, **more)
+        proof = self.measured.proof(axis)
+        if verdict and (proof.doubt or doubt):
+            verdict, reason = "unproven", "; ".join(text for text in (proof.doubt, doubt, reason) if text)
+        if verdict and proof.note:
+            reason = "; ".join(text for text in (reason, proof.note) if text)
+        return Result(self.profile.name, axis, metric, unit, value, proof.provenance, verdict=verdict, reason=reason, **more)
 
     def accuracy(self, task: TaskSpec) -> list[Result]:
         base, ours = np.array(self.measured.baseline_counts), np.array(self.measured.candidate_counts)
-        before, after = task.metric(base), task.metric(ours)
-        spread, drops = bootstrap(task, base, ours)
+        transfer = transfer_of(self.measured.transfer) if self.measured.transfer else None
+        (before, after), spread, drops = bootstrap(task, base, ours, transfer)
+        reason = transfer.told(self.profile.name) if transfer else ""
         drop, limit = before - after, self.budget.max_accuracy_drop
         within = drops[1] <= limit + self.budget.accuracy_margin
         doubt = (
@@ -104,6 +119,7 @@ class _Judge:
                 interval=drops,
                 n=len(base),
                 conditions=conditions,
+                reason=reason,
             ),
         ]
 
@@ -125,6 +141,43 @@ class _Judge:
         )
 
     def latency(self) -> list[Result]:
+        if self.measured.timings:
+            return self._timed()
+        if self.measured.predicted:
+            return [row for entry in self.measured.predicted for row in self._predicted(entry)]
+        why = self.measured.unpredicted or "emulated times are no latencies"
+        return [self._row("latency", "median", "ms", None, held=False, doubt=why, conditions={"threads": self.measured.threads})]
+
+    def _predicted(self, entry: Mapping[str, Any]) -> list[Result]:
+        """A predicted latency proves its budget only with the whole interval on one side."""
+        conditions = {"batch": entry["batch"], "length": entry["length"], "threads": entry["threads"]}
+        before, after, ratio = entry["baseline"], entry["candidate"], entry["ratio"]
+        limit = self.budget.max_latency_ratio * before["ms"]
+        over, under = ratio["low"] > self.budget.max_latency_ratio, ratio["high"] <= self.budget.max_latency_ratio
+        if entry["length"] == "task" and self.budget.max_latency_ms is not None:
+            limit = min(limit, self.budget.max_latency_ms)
+            over, under = over or after["low"] > self.budget.max_latency_ms, under and after["high"] <= self.budget.max_latency_ms
+        reason = f"{1 / ratio['value']:.2f} × as fast as float32 [{1 / ratio['high']:.2f}, {1 / ratio['low']:.2f}], 90 % interval"
+        if entry["unchecked"]:
+            reason += f"; never checked on a board, so the interval is wider: {', '.join(entry['unchecked'])}"
+        doubt = "" if over or under else "the interval reaches over the limit"
+        return [
+            self._row(
+                "latency",
+                "median",
+                "ms",
+                after["ms"],
+                held=under,
+                doubt=doubt,
+                reason=reason,
+                baseline=before["ms"],
+                budget=limit,
+                interval=(after["low"], after["high"]),
+                conditions=conditions,
+            )
+        ]
+
+    def _timed(self) -> list[Result]:
         busy = f"other programs used {self.measured.other_load:.0%} of the machine meanwhile" if self.measured.other_load > BUSY else ""
         rows = []
         for timing in self.measured.timings:
@@ -242,9 +295,11 @@ class _Judge:
         return rows
 
 
-def operators(candidate: Artifact, profile: Profile, here: bool) -> Result:
+def operators(candidate: Artifact, profile: Profile, proof: Proof) -> Result:
     """Whether every operator runs there: it did, or the runtime's support table says so."""
     from edgepipe.weights import all_nodes, load_onnx
+
+    here = not proof.doubt
 
     missing = [] if here else unsupported(candidate, profile)
     kinds = {node.op_type for component in candidate.components.values() for node in all_nodes(load_onnx(component.main_file).graph)}
@@ -262,7 +317,7 @@ def operators(candidate: Artifact, profile: Profile, here: bool) -> Result:
         "without a kernel",
         "operator types",
         len(missing),
-        "measured" if here else "predicted",
+        proof.provenance if here else "predicted",
         baseline=None,
         budget=0,
         n=len(kinds),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepipe.errors import AXIS_EXIT_CODES
 from edgepipe.measure import Measurement, Timing
 
 
@@ -37,5 +38,6 @@ def measurement(**changes: Any) -> Measurement:
         "runner": "local", "threads": 2, "baseline_counts": counts(1800), "candidate_counts": counts(1795),
         "timings": [timing(10, 5), timing(12, 7, end_to_end=True), timing(20, 10, length="128")],
         "parity": close, "batch": close, "padding": close, "memory": {"candidate": 100_000_000, "baseline": 200_000_000}, "other_load": 0.0,
+        "proofs": {axis: {"provenance": "measured"} for axis in AXIS_EXIT_CODES},
     }  # fmt: skip
     return Measurement(**{**settings, **changes})

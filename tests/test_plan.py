@@ -106,3 +106,24 @@ def test_model_that_is_quantized_leaves_nothing_to_do(tmp_path: Path, operator: 
 
     with pytest.raises(UsageError, match="nothing to do"):
         names(of(tmp_path))
+
+
+def test_weights_that_are_much_of_the_memory_are_mapped(classifier: Path, tmp_path: Path) -> None:
+    artifact = of(classifier, task="text-classification")
+    share = artifact.model.parameters / load_profile("rpi3").memory.ram_bytes  # of int8 weights
+    own = tmp_path / "tiny.toml"
+    ram = artifact.model.parameters * 30
+    own.write_text(f'extends = "rpi3"\nname = "tiny"\n[memory]\nram_bytes = {ram}\n', encoding="utf-8")
+
+    assert share < 0.02
+    assert "map-weights" not in names(artifact, "rpi3")
+    assert names(artifact, str(own))[-1] == "map-weights"
+
+
+def test_iphones_and_browsers_get_weights_in_one_file(classifier: Path, tmp_path: Path) -> None:
+    artifact = of(classifier, task="text-classification")
+    for base in ("iphone-current", "browser-wasm"):
+        own = tmp_path / f"{base}.toml"
+        own.write_text(f'extends = "{base}"\nname = "tiny"\n[memory]\nram_bytes = {artifact.model.parameters * 30}\n', encoding="utf-8")
+
+        assert "map-weights" not in names(artifact, str(own))

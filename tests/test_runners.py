@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +14,10 @@ import pytest
 
 from edgepipe.artifact import Artifact
 from edgepipe.driver import driver_module
-from edgepipe.errors import DeviceError
+from edgepipe.errors import DeviceError, EdgepipeError, ResourceError
 from edgepipe.profile import host_profile, load_profile
 from edgepipe.runners import runner_for
+from edgepipe.runners.agent import AgentModel
 from edgepipe.store import Store
 
 
@@ -74,11 +79,63 @@ def test_folder_that_holds_no_artifact_is_a_device_error(tmp_path: Path) -> None
 
 
 def test_agent_that_dies_is_a_device_error(model: Any) -> None:
-    model._process.kill()
+    model._process.terminate()
     model._process.wait()
 
     with pytest.raises(DeviceError, match="the agent died"):
         model.predict([{"text": "good"}])
+
+
+def test_agent_that_is_killed_ran_out_of_memory(model: Any) -> None:
+    model._process.kill()
+
+    with pytest.raises(ResourceError, match="want of memory"):
+        model.predict([{"text": "good"}])
+
+
+def agent(script: str, limit_s: float = 20.0) -> AgentModel:
+    """An agent that is this Python script."""
+    log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the model
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+    return AgentModel(process, log, where="runner test", limit_s=limit_s)
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "words"),
+    [
+        ("input(); print('Welcome to Raspbian')", DeviceError, "rubbish: 'Welcome to Raspbian'"),
+        ("input(); print('[1, 2]')", DeviceError, "rubbish"),
+        ("import time; time.sleep(60)", ResourceError, "did not answer within 1 s"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", DeviceError, "instruction that this CPU lacks"),
+        ("import sys; sys.exit(137)", ResourceError, "want of memory"),
+        ("import sys; sys.exit('ModuleNotFoundError: No module named onnxruntime')", DeviceError, "No module named onnxruntime"),
+        ("raise MemoryError", ResourceError, "want of memory"),
+        ('input(); print(\'{"error": "RuntimeException: Failed to allocate memory for requested buffer"}\')', ResourceError, "memory"),
+    ],
+)
+def test_every_way_an_agent_fails_is_an_error_for_a_person(script: str, kind: type[EdgepipeError], words: str) -> None:
+    model = agent(script, 1.0 if "sleep" in script else 20.0)
+    try:
+        with pytest.raises(kind, match=re.escape(words)) as caught:
+            model.ask({"do": "memory"})
+    finally:
+        model.close()
+
+    assert caught.value.where == "runner test"
+    assert caught.value.fix
+    assert caught.value.exit_code in (5, 6)
+
+
+def test_request_larger_than_a_pipe_and_its_answer_pass(tmp_path: Path) -> None:
+    model = agent('import sys\nfor line in sys.stdin: print(\'{"length": %d, "x": "%s"}\' % (len(line), \'y\' * 300000), flush=True)')
+    try:
+        for _ in range(2):
+            answer = model.ask({"do": "echo", "data": "z" * 500_000})
+
+            assert answer["length"] > 500_000
+            assert len(answer["x"]) == 300_000
+    finally:
+        model.close()
 
 
 def test_this_machine_stands_in_where_no_runner_reaches_the_device() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from edgepipe.measure import Measurement
 from edgepipe.operators import unsupported
 from edgepipe.profile import Profile, host_profile, load_profile
 from edgepipe.result import Result, exit_code, overall
+from edgepipe.runners import Proof, runner_for
 from edgepipe.tasks import load_task
 from edgepipe.verdict import judge, operators
 from edgepipe.weights import onnx_component
@@ -38,7 +40,10 @@ BROKEN = {
 
 
 def judged(artifact: Artifact, profile: Profile | None = None, budget: Budget = LOOSE, **changes: Any) -> list[Result]:
-    return judge(measurement(**changes), artifact, artifact, profile or host_profile(), TASK, budget)
+    profile = profile or host_profile()
+    runner = runner_for(profile)
+    found = measurement(**{"proofs": {axis: asdict(runner.proof(axis)) for axis in AXIS_EXIT_CODES}, **changes})
+    return judge(found, artifact, artifact, profile, TASK, budget)
 
 
 def verdicts(results: list[Result]) -> dict[str, set[str]]:
@@ -246,7 +251,7 @@ def test_invariance_is_reported_and_judged_only_when_asked(onnx_artifact: Artifa
 def test_operator_without_a_kernel_breaks_with_its_name(onnx_artifact: Artifact, tmp_path: Path) -> None:
     artifact = of(tmp_path, one_node("Wobble", domain="com.example"), onnx_artifact)
 
-    result = operators(artifact, load_profile("rpi4"), here=False)
+    result = operators(artifact, load_profile("rpi4"), Proof("host", "it stood in"))
 
     assert (result.verdict, result.value, result.provenance) == ("broken", 1, "predicted")
     assert "com.example:Wobble" in result.reason
@@ -268,24 +273,24 @@ def test_every_operator_of_the_small_classifier_has_a_kernel(onnx_artifact: Arti
 def test_bootstrap_interval_holds_the_figure_and_repeats(pairs: list[tuple[bool, bool]]) -> None:
     base, ours = (np.array([[float(pair[side])] for pair in pairs]) for side in (0, 1))
 
-    values, drops = bootstrap(TASK, base, ours)
+    _, values, drops = bootstrap(TASK, base, ours)
 
     assert values[0] <= TASK.metric(ours) <= values[1]
     assert drops[0] - 1e-9 <= TASK.metric(base) - TASK.metric(ours) <= drops[1] + 1e-9
-    assert (values, drops) == bootstrap(TASK, base, ours)
+    assert (values, drops) == bootstrap(TASK, base, ours)[1:]
 
 
 def test_bootstrap_is_paired() -> None:
     same = np.array(counts(1000, 2000))
 
-    values, drops = bootstrap(TASK, same, same)
+    _, values, drops = bootstrap(TASK, same, same)
 
     assert drops == (0.0, 0.0)
     assert values[1] - values[0] == pytest.approx(2 * 1.96 * 100 * np.sqrt(0.25 / 2000), rel=0.1)
 
 
 def test_more_samples_give_a_narrower_interval() -> None:
-    widths = [np.diff(bootstrap(TASK, np.array(counts(n // 2, n)), np.array(counts(n // 2, n)[::-1]))[1])[0] for n in (50, 5000)]
+    widths = [np.diff(bootstrap(TASK, np.array(counts(n // 2, n)), np.array(counts(n // 2, n)[::-1]))[2])[0] for n in (50, 5000)]
 
     assert widths[0] > 5 * widths[1]
 

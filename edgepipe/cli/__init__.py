@@ -27,6 +27,7 @@ COMMANDS = {
     "report": ("report", "Show bundles' verdicts again, or several side by side on one page."),
     "diff": ("diff", "Compare two bundles or manifests; a regression fails."),
     "profiles": ("profiles", "List, show and check device profiles."),
+    "devices": ("devices", "Set up and look at what devices are judged with: emulation, browser, boards."),
     "passes": ("passes", "List the passes, or show one with its options."),
     "cache": ("cache", "List what edgepipe keeps between runs, or bring it in bounds."),
     "completion": ("completion", "Print the shell completion script for bash, zsh or fish."),

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from edgepipe.cli.console import progress
-from edgepipe.cli.options import build_options, json_option, junit_option, output_options, request_of, strict_option
+from edgepipe.cli.options import build_options, json_option, junit_option, output_options, request_of, strict_option, target_options
 from edgepipe.cli.outcome import show_outcome
 
 
@@ -15,6 +15,7 @@ from edgepipe.cli.outcome import show_outcome
 @build_options
 @click.option("--out", metavar="DIR", help="Where the bundle goes (default: build, or the project file's).")
 @click.option("--force", is_flag=True, help="Replace the bundle that is there.")
+@target_options
 @strict_option
 @click.option("--archive", is_flag=True, help="Write OUT.tar.gz too, reproducible.")
 @click.option("--dry-run", is_flag=True, help="Read and check everything, show the plan, run nothing.")

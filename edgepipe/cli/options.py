@@ -31,6 +31,37 @@ output_options = _all(
     click.option("--quiet", is_flag=True, help="No progress and no tables."),
     click.option("--verbose", is_flag=True, help="Progress in full, and tracebacks of bugs."),
 )
+
+
+class _Samples(click.ParamType):  # type: ignore[type-arg]
+    """A count, or `all`, which is None."""
+
+    name = "samples"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "all" or value is None:
+            return None
+        if isinstance(value, int) or (str(value).isdecimal() and int(value) > 0):
+            return int(value)
+        return self.fail(f'"{value}" is neither a count nor "all"', param, ctx)
+
+
+target_options = _all(
+    click.option(
+        "--device",
+        "devices",
+        multiple=True,
+        metavar="[PROFILE=]ADDRESS",
+        help="Where the device is: USER@HOST[:PORT] for ssh, a serial number for adb.",
+    ),
+    click.option(
+        "--target-samples",
+        type=_Samples(),
+        default="200",
+        metavar="N|all",
+        help="Random test samples that an emulated device runs itself (default: 200, and the 50 nearest to a tie).",
+    ),
+)
 build_options = _all(
     click.argument("model", required=False),
     click.option("--profile", "profiles", multiple=True, metavar="NAME|FILE", help="The device; several give OUT/NAME each."),

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgepipe.cli.console import progress
-from edgepipe.cli.options import json_option, junit_option, output_options, project_option, strict_option
+from edgepipe.cli.options import json_option, junit_option, output_options, project_option, strict_option, target_options
 from edgepipe.cli.outcome import show_outcome
 
 
@@ -17,6 +17,7 @@ from edgepipe.cli.outcome import show_outcome
 @click.option("--data", metavar="FILE", help="Test data (default: the project file's).")
 @click.option("--budget", multiple=True, metavar="KEY=VALUE", help="A limit over the one the bundle was built with.")
 @project_option
+@target_options
 @strict_option
 @junit_option
 @json_option
@@ -27,6 +28,8 @@ def command(
     data: str | None,
     budget: tuple[str, ...],
     project: str | None,
+    devices: tuple[str, ...],
+    target_samples: int | None,
     strict: bool,
     junit: str | None,
     as_json: bool,
@@ -37,5 +40,15 @@ def command(
     from edgepipe.revalidate import revalidate
 
     with progress(quiet=quiet or as_json, verbose=verbose) as display:
-        results = revalidate(Path(bundle), profiles, test=data, budget=budget, project=project, strict=strict, progress=display)
+        results = revalidate(
+            Path(bundle),
+            profiles,
+            test=data,
+            budget=budget,
+            project=project,
+            strict=strict,
+            devices=devices,
+            target_samples=target_samples,
+            progress=display,
+        )
     return show_outcome(results, junit=junit, strict=strict, as_json=as_json, quiet=quiet, report=False)

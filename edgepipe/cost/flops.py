@@ -36,11 +36,11 @@ def count_flops(artifact: Artifact, threads: int, sample: Sample | None = None) 
         session = onnxruntime.InferenceSession(str(artifact.model.main_file), options, providers=["CPUExecutionProvider"])
         session.run(None, dict(feeds))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    total = sum(_flops(event["args"]) for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"))
+    total = sum(node_flops(event["args"]) for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"))
     return {"flops": total, "shape": {name: list(value.shape) for name, value in feeds.items()}}
 
 
-def _flops(args: dict[str, Any]) -> int:
+def node_flops(args: dict[str, Any]) -> int:
     kind = args.get("op_name", "")
     inputs, outputs = _shapes(args.get("input_type_shape", [])), _shapes(args.get("output_type_shape", []))
     if not inputs or not outputs:

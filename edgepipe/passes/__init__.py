@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     PassFunction = Callable[[Artifact, Any, Context], Artifact]
 
-BUILT_IN = ("merge_lora", "prune_heads", "prune_ffn", "export_onnx", "optimize_graph", "quantize_dynamic")
+BUILT_IN = ("merge_lora", "prune_heads", "prune_ffn", "export_onnx", "optimize_graph", "quantize_dynamic", "map_weights")
 
 
 class PassOptions(Table):

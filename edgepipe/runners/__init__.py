@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,16 +16,29 @@ if TYPE_CHECKING:
     from edgepipe.profile import Profile
     from edgepipe.readers import Sample
 
-BUILT_IN = {"local": "edgepipe.runners.local"}
+BUILT_IN = {"local": "edgepipe.runners.local", "emulated": "edgepipe.runners.emulated"}
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a runner's figures on one axis are, and whether they can prove anything."""
+
+    provenance: str  # measured, emulated, predicted, or host where this machine stands in
+    doubt: str = ""  # why they prove nothing; empty where they do
+    note: str = ""  # what a reader should know all the same
 
 
 class Prediction(Protocol):
     """One sample's outcome: outputs per run of the model, nanoseconds for the model alone and with encoding."""
 
-    outputs: list[dict[str, np.ndarray]]
-    model_ns: int
-    total_ns: int
-    word_starts: list[int]
+    @property
+    def outputs(self) -> list[dict[str, np.ndarray]]: ...
+    @property
+    def model_ns(self) -> int: ...
+    @property
+    def total_ns(self) -> int: ...
+    @property
+    def word_starts(self) -> list[int]: ...
 
 
 class OpenModel(Protocol):
@@ -48,11 +62,12 @@ class Runner(Protocol):
     """Executes artifacts on one target."""
 
     name: str
-    provenance: str  # what its figures are: measured, emulated, or host where this machine stands in
+    threads: int  # that inference takes there
+    emulates: bool  # outputs are the target's, times are not
+    device: str  # names what figures hold for, in cache keys
 
-    @property
-    def doubt(self) -> str:
-        """Why its figures prove nothing; empty where they do."""
+    def proof(self, axis: str) -> Proof:
+        """What its figures on an axis (accuracy, latency, memory, parity, operators) are worth."""
 
     def push(self, artifact: Artifact) -> Path:
         """Bring the artifact's files to the target; gives the folder they lie in there."""
@@ -60,18 +75,39 @@ class Runner(Protocol):
     def open(self, folder: Path, *, threads: int, optimise: bool = True) -> OpenModel:
         """Start a process on the target that has the artifact opened. Raises `DeviceError`."""
 
+    def close(self) -> None:
+        """Leave nothing behind on the target."""
+
 
 def runner_for(profile: Profile) -> Runner:
-    """The runner that reaches the profile's device; where there is none yet, this machine stands in."""
+    """The runner that gets nearest to the profile's device: the device itself where it can be reached, this machine where
+    it is of that kind, emulation where it is set up; else this machine stands in, which proves nothing."""
     from importlib.metadata import entry_points
 
-    name = profile.reach.runner
-    if name in BUILT_IN:
-        runner: Runner = import_module(BUILT_IN[name]).make(profile)
-        return runner
+    from edgepipe.emulation import can_emulate, missing
+    from edgepipe.profile import runs_here
+
+    name: str = profile.reach.runner
     for point in entry_points(group="edgepipe.runners"):
-        if point.name == name:
+        if point.name == name and name not in BUILT_IN:
             installed: Any = point.load()
             return installed(profile)  # type: ignore[no-any-return]
-    stand_in: Runner = import_module(BUILT_IN["local"]).make(profile)
-    return stand_in
+    doubt = ""
+    if (profile.reach.address and name in ("ssh", "adb")) or name == "browser":
+        chosen = name
+    elif runs_here(profile) or not can_emulate(profile):
+        chosen = "local"
+        doubt = "" if runs_here(profile) else f"nothing here can stand for {profile.title}; {_reach_fix(profile)}"
+    elif missing(profile):
+        chosen, doubt = "local", f"its CPU's emulation is not set up (edgepipe devices setup {profile.name})"
+    else:
+        chosen = "emulated"
+    maker: Any = import_module(BUILT_IN[chosen]).make
+    runner: Runner = maker(profile, doubt) if chosen == "local" else maker(profile)
+    return runner
+
+
+def _reach_fix(profile: Profile) -> str:
+    if profile.reach.runner in ("ssh", "adb"):
+        return "name the device with --device"
+    return "validate the bundle on such a machine"

@@ -1,0 +1,197 @@
+"""CPUs of other kinds under user-mode emulation: what is set up here, and the command that runs Python as one.
+
+EDGEPIPE_CACHE/devices/emulator-<lock>/     QEMU and the libraries it needs, unpacked
+EDGEPIPE_CACHE/devices/arm64-<lock>/        one ARM root with Python, numpy and ONNX Runtime, for all ARM profiles
+    root/                                   … and under cpus/ a view of it for every CPU: links, and its own
+    cpus/<model>-<cores>-<digest>/          /proc/cpuinfo and /sys, which ONNX Runtime chooses kernels by
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.errors import DeviceError
+from edgepipe.profile import int8_saturates, runs_here
+from edgepipe.resources import resource
+from edgepipe.store import cache_root, disk_errors
+from edgepipe.toml import read_toml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgepipe.profile import Cpu, Profile
+
+LOCK = "packages.lock.json"
+WHEELS = "wheels.lock.txt"
+X86_WITHOUT_VNNI = "Haswell"
+
+
+@dataclass(frozen=True, slots=True)
+class Emulated:
+    """One profile's CPU under emulation."""
+
+    command: tuple[str, ...]  # the emulator up to, and without, the program
+    python: str
+    env: dict[str, str]
+    qemu_cpu: str
+    nearest: str  # what stands for the CPU where the emulator has none of that name; empty otherwise
+    digest: str  # over everything its outputs depend on
+
+    def run(self, script: Path, *args: str, options: Sequence[str] = ()) -> list[str]:
+        """The command line that runs a Python file as that CPU; `options` are the emulator's own."""
+        return [*self.command, *options, self.python, str(script), *args]
+
+
+def can_emulate(profile: Profile) -> bool:
+    """Whether user-mode emulation can stand for the device: a Linux board, phone or PC with ONNX Runtime, seen from x86-64 Linux."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64" or runs_here(profile):
+        return False
+    if profile.runtime.name != "onnxruntime":
+        return False
+    return profile.cpu.arch == "aarch64" or (profile.cpu.arch == "x86_64" and int8_saturates(profile.cpu.arch, profile.cpu.isa))
+
+
+def parts_of(profile: Profile) -> tuple[str, ...]:
+    """Names of what must be set up to emulate the profile's CPU."""
+    return ("emulator", "arm64") if profile.cpu.arch == "aarch64" else ("emulator",)
+
+
+@cache
+def lock_digest(part: str) -> str:
+    """Of what the lock files ask for, so that a change of them asks for a new set-up."""
+    folder = resource("devices") / "emulation"
+    asked: dict[str, Any] = {"packages": json.loads((folder / LOCK).read_text(encoding="utf-8"))[part]}
+    if part == "arm64":
+        asked["wheels"] = (folder / WHEELS).read_text(encoding="utf-8")
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def folder_of(part: str) -> Path:
+    return cache_root() / "devices" / f"{part}-{lock_digest(part)[:12]}"
+
+
+def is_set_up(part: str) -> bool:
+    return (folder_of(part) / "setup.json").is_file()
+
+
+def missing(profile: Profile) -> list[str]:
+    """The parts of the profile's emulation that are not set up."""
+    return [part for part in parts_of(profile) if not is_set_up(part)]
+
+
+def emulated(profile: Profile) -> Emulated:
+    """The emulation of the profile's CPU. Raises `DeviceError` when it is not set up."""
+    if lacking := missing(profile):
+        raise DeviceError(
+            f"the emulation of {profile.cpu.model} is not set up ({', '.join(lacking)} missing)",
+            where=f"profile {profile.name}",
+            fix=f"edgepipe devices setup {profile.name}",
+        )
+    home = folder_of("emulator")
+    env = {"LD_LIBRARY_PATH": f"{home}/usr/lib/x86_64-linux-gnu:{home}/lib/x86_64-linux-gnu"}
+    # The emulator's libraries must not reach the emulated program, nor the user's Python settings.
+    unset = ("-U", "LD_LIBRARY_PATH", "-U", "PYTHONPATH", "-U", "PYTHONHOME", "-U", "LD_PRELOAD")
+    parts = [_setup_digest(part) for part in parts_of(profile)]
+    if profile.cpu.arch == "x86_64":
+        name = X86_WITHOUT_VNNI
+        return Emulated(
+            (f"{home}/usr/bin/qemu-x86_64", "-cpu", name, *unset), sys.executable, env, name, name, _digest([*parts, name, sys.version])
+        )
+    name, nearest = qemu_cpu(profile.cpu)
+    view = cpu_view(profile.cpu)
+    command = (f"{home}/usr/bin/qemu-aarch64", "-L", str(view), "-cpu", name, *unset, "-E", "PYTHONDONTWRITEBYTECODE=1")
+    digest = _digest([*parts, name, view.name])
+    return Emulated(command, f"{view}/usr/bin/python3.11", env, name, nearest, digest)
+
+
+def _setup_digest(part: str) -> str:
+    return hashlib.sha256((folder_of(part) / "setup.json").read_bytes()).hexdigest()
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@cache
+def _descriptions() -> dict[str, Any]:
+    return read_toml(resource("devices") / "emulation" / "cpus.toml")
+
+
+def qemu_cpu(cpu: Cpu) -> tuple[str, str]:
+    """The emulator's name for an ARM core, and what it stands for where it is only the nearest."""
+    known = _descriptions().get(cpu.model)
+    if known is not None:
+        return known["qemu"], known["qemu"] if known.get("nearest") else ""
+    if "i8mm" in cpu.isa:
+        name = "max,sve=off,sme=off"
+    else:
+        name = "cortex-a76" if cpu.int8_dot_product else "cortex-a72"
+    return name, name
+
+
+def cpu_view(cpu: Cpu) -> Path:
+    """The ARM root as that CPU sees it; made when first asked for, whole or not at all."""
+    files = _description_files(cpu)
+    home = folder_of("arm64")
+    view = home / "cpus" / f"{cpu.model}-{cpu.cores}-{_digest([json.dumps(files, sort_keys=True)])[:12]}"
+    if view.is_dir():
+        return view
+    with disk_errors(view):
+        view.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=view.parent, prefix=".tmp-"))
+        building.chmod(0o755)
+        for entry in (home / "root").iterdir():
+            if entry.name not in ("proc", "sys"):
+                (building / entry.name).symlink_to(Path("..") / ".." / "root" / entry.name)
+        for place, text in files.items():
+            target = building / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="ascii")
+        try:
+            building.rename(view)
+        except OSError:  # another build was first
+            shutil.rmtree(building, ignore_errors=True)
+            if not view.is_dir():
+                raise
+    return view
+
+
+def _description_files(cpu: Cpu) -> dict[str, str]:
+    """/proc/cpuinfo and the part of /sys that tells cores and their identification, as the board's kernel shows them."""
+    known = {"implementer": 0x41, "part": 0xD0B if cpu.int8_dot_product else 0xD08, "variant": 0, "revision": 0}
+    known |= _descriptions().get(cpu.model, {})
+    midr = known["implementer"] << 24 | known["variant"] << 20 | 0xF << 16 | known["part"] << 4 | known["revision"]
+    cores = range(cpu.cores)
+    block = (
+        "processor\t: {core}\nBogoMIPS\t: 108.00\n"
+        f"Features\t: {' '.join(cpu.isa)}\nCPU implementer\t: 0x{known['implementer']:02x}\nCPU architecture: 8\n"
+        f"CPU variant\t: 0x{known['variant']:x}\nCPU part\t: 0x{known['part']:03x}\nCPU revision\t: {known['revision']}\n"
+    )
+    last = cpu.cores - 1
+    listed = f"0-{last}\n" if last else "0\n"
+    root = "sys/devices/system/cpu"
+    files = {"proc/cpuinfo": "\n".join(block.format(core=core) for core in cores) + "\n"}
+    files |= {f"{root}/{name}": listed for name in ("possible", "present", "online")}
+    files[f"{root}/kernel_max"] = f"{last}\n"
+    for core in cores:
+        here = f"{root}/cpu{core}"
+        files[f"{here}/regs/identification/midr_el1"] = f"0x{midr:016x}\n"
+        files[f"{here}/topology/core_id"] = f"{core}\n"
+        files[f"{here}/topology/physical_package_id"] = "0\n"
+        files[f"{here}/cpufreq/cpuinfo_max_freq"] = f"{cpu.clock_mhz * 1000}\n"
+    return files
+
+
+def emulator_env(emulation: Emulated) -> dict[str, str]:
+    """The environment of an emulator process: the user's own without what would steer the emulated Python."""
+    return {**os.environ, **emulation.env, "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,0 +1,73 @@
+"""Raw figures of a candidate from the profile's device, kept by content: the same files on the same device tell the same."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepipe.artifact import digest
+from edgepipe.errors import AXIS_EXIT_CODES
+from edgepipe.machine import machine_facts
+from edgepipe.measure import BUSY, Measurement, measure, retime
+from edgepipe.measure_emulated import measure_emulated
+from edgepipe.passes import source_of
+from edgepipe.pipeline import library_version, sources_digest
+from edgepipe.resources import resource
+from edgepipe.runners import runner_for
+
+if TYPE_CHECKING:
+    from edgepipe.artifact import Artifact
+    from edgepipe.config import Task
+    from edgepipe.pipeline import Setting
+    from edgepipe.tasks import TaskSpec
+
+
+def measured_on(
+    artifact: Artifact, baseline: Artifact, setting: Setting, task: TaskSpec, config: Task, target_samples: int | None
+) -> Measurement:
+    """Visit the device, or look up what the last visit gave. `target_samples` random samples run on an emulated device,
+    None: all."""
+    with closing(runner_for(setting.profile)) as runner:
+        key = digest(
+            {
+                "measure": [artifact.digest, baseline.digest],
+                "data": setting.splits.digest("test"),
+                "task": config.model_dump(mode="json"),
+                "runner": runner.name,
+                "device": runner.device,
+                "samples": target_samples if runner.emulates else None,
+                "threads": runner.threads,
+                "machine": machine_facts(),
+                "versions": [library_version(name) for name in ("edgepipe", "onnxruntime", "numpy", "tokenizers")],
+                "sources": [_sources(), source_of(task.metric), source_of(type(runner))],
+            }
+        )
+        progress, samples = setting.progress, setting.splits("test")
+        progress.stage("validate", f"on {setting.profile.name} through {runner.name}")
+        kept = setting.store.get_result(key)
+        found = Measurement.from_json(kept) if kept else None
+        if found is not None and found.other_load <= BUSY:
+            progress.finish("validate", "cached")
+        elif found is not None:  # outputs do not change with what else a machine does; times do
+            found = retime(found, artifact, baseline, runner, samples, progress)
+        elif runner.emulates:
+            found = measure_emulated(artifact, baseline, runner, task, samples, progress, target_samples)
+        else:
+            found = measure(artifact, baseline, runner, task, samples, runner.threads, progress)
+        found.proofs = {axis: asdict(runner.proof(axis)) for axis in AXIS_EXIT_CODES}
+    setting.store.put_result(key, found.to_json())
+    progress.finish("validate", f"{len(found.baseline_counts)} samples")
+    return found
+
+
+def _sources() -> str:
+    here = Path(__file__).parent
+    files = [
+        *(here / f"{name}.py" for name in ("measure", "measure_emulated", "transfer", "probes", "gaps", "figures")),
+        *sorted((here / "tasks").glob("*.py")),
+        *sorted((here / "runners").glob("*.py")),
+        *sorted(path for path in resource("devices").rglob("*") if path.suffix in (".py", ".js", ".c", ".toml")),
+    ]
+    return sources_digest(files)

@@ -1,0 +1,91 @@
+"""The emulated runner: the device agent under user-mode CPU emulation, with the target's own kernels.
+
+Outputs and memory are the target's; times are the emulator's and never shown (latency is predicted from counted
+instructions instead, `edgepipe.cost`).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from edgepipe.emulation import emulated, emulator_env, folder_of
+from edgepipe.resources import resource
+from edgepipe.runners import Proof
+from edgepipe.runners.agent import AgentModel
+
+if TYPE_CHECKING:
+    from edgepipe.artifact import Artifact
+    from edgepipe.profile import Profile
+
+LIMIT_S = 900.0  # for one answer: a block of samples of a model a hundred times slower than on the device
+
+
+def make(profile: Profile) -> EmulatedRunner:
+    return EmulatedRunner(profile)
+
+
+class EmulatedRunner:
+    """Runs artifacts where they lie in the store, as another CPU."""
+
+    name = "emulated"
+    emulates = True
+
+    def __init__(self, profile: Profile) -> None:
+        self.emulation = emulated(profile)
+        self.threads = profile.runtime.threads
+        self.device = self.emulation.digest
+
+    def proof(self, axis: str) -> Proof:
+        if axis == "latency":
+            return Proof("predicted")
+        nearest = self.emulation.nearest
+        return Proof("emulated", note=f"the emulator's nearest CPU, {nearest.split(',')[0]}, stood for it" if nearest else "")
+
+    def push(self, artifact: Artifact) -> Path:
+        return artifact.model.folder.parent
+
+    def open(self, folder: Path, *, threads: int, optimise: bool = True) -> EmulatedModel:
+        log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the model
+        command = self.emulation.run(resource("devices") / "agent.py")
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=emulator_env(self.emulation), cwd="/"
+        )
+        model = EmulatedModel(process, log, where=f"runner emulated ({self.emulation.qemu_cpu})", limit_s=LIMIT_S)
+        try:
+            model.ask({"do": "open", "folder": str(folder), "threads": threads, "optimise": optimise})
+        except BaseException:
+            model.close()
+            raise
+        return model
+
+    def close(self) -> None: ...
+
+
+class EmulatedModel(AgentModel):
+    """An agent under the emulator, whose memory is told apart from the emulator's own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes], *, where: str, limit_s: float) -> None:
+        super().__init__(process, log, where=where, limit_s=limit_s)
+        self._smaps = Path("/proc") / str(process.pid) / "smaps"
+
+    def usage(self) -> tuple[int, float]:
+        """Peak resident bytes of the emulated process alone, and the CPU seconds of both."""
+        peak, cpu_s = super().usage()
+        return peak - emulator_bytes(self._smaps.read_text(encoding="utf-8"), str(folder_of("emulator"))), cpu_s
+
+
+def emulator_bytes(smaps: str, emulator: str) -> int:
+    """Resident bytes of the emulator itself in a process's `smaps`: its code buffer (the mapping one can write and
+    execute), its files and its heap. They only grow, so what stands at the end was part of the peak."""
+    total, ours = 0, False
+    for line in smaps.splitlines():
+        head = line.split(maxsplit=5)
+        if "-" in head[0] and not head[0].endswith(":"):
+            place = head[5] if len(head) > 5 else ""
+            ours = ("w" in head[1] and "x" in head[1]) or place.startswith(emulator) or place in ("[heap]", "[stack]")
+        elif ours and head[0] == "Rss:":
+            total += int(head[1]) * 1024
+    return total
