@@ -13,13 +13,16 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/python examples/sentiment/fetch.py
+	$(BIN)/edgepipe devices setup rpi4
 	rm -rf examples/sentiment/build examples/sentiment/build-host
 	cd examples/sentiment && PATH="$(abspath $(BIN)):$$PATH" && \
 	  edgepipe compress --profile rpi4 && \
 	  edgepipe compress --profile host --out build-host
 
 test: $(STAMP) lint
+	tests/system.sh
 	$(BIN)/python examples/sentiment/fetch.py
+	$(BIN)/edgepipe devices setup rpi4 browser-wasm
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
 
 unit: $(STAMP)

@@ -63,11 +63,15 @@ def compress(
     force: bool = False,
     strict: bool = False,
     archive: bool = False,
+    device: str | None = None,
+    target_samples: int | None = 200,
     progress: Progress | None = None,
 ) -> CompressResult:
     """Compress a model for one profile and prove the result; what is not given comes from `edgepipe.toml`.
 
-    `budget` is {"max_size_bytes": …} in the project file's keys, `options` {"quantize-dynamic": {"per_channel": False}}.
+    `budget` is {"max_size_bytes": …} in the project file's keys, `options` {"quantize-dynamic": {"per_channel": False}},
+    `device` where the device is (USER@HOST[:PORT] for ssh, a serial number for adb), `target_samples` how many random
+    test samples an emulated device runs itself (None: all).
     A broken budget raises nothing: look at `verdict` and `exit_code`. Raises `EdgepipeError` (see `edgepipe.errors`
     for the tree) for wrong usage, models or data, a pass that fails its checks, and resources that run out.
     """
@@ -92,6 +96,8 @@ def compress(
         force=force,
         strict=strict,
         archive=archive,
+        devices=[device] if device else [],
+        target_samples=target_samples,
     )
     return build(request, progress)[0]
 
@@ -102,9 +108,12 @@ def validate(
     profile: str | PathLike[str] | None = None,
     data: str | PathLike[str] | None = None,
     strict: bool = False,
+    device: str | None = None,
+    target_samples: int | None = 200,
     progress: Progress | None = None,
 ) -> CompressResult:
-    """Judge a bundle again, on its own profile or another; `data` replaces the project's test data.
+    """Judge a bundle again, on its own profile or another; `data` replaces the project's test data, `device` and
+    `target_samples` are as for `compress`.
 
     Raises `EdgepipeError`: `ModelError` for a bundle that was tampered with.
     """
@@ -112,7 +121,10 @@ def validate(
 
     from edgepipe.revalidate import revalidate
 
-    return revalidate(Path(bundle), [str(profile)] if profile else [], test=_text(data), strict=strict, progress=progress)[0]
+    profiles, devices = [str(profile)] if profile else [], [device] if device else []
+    return revalidate(
+        Path(bundle), profiles, test=_text(data), strict=strict, devices=devices, target_samples=target_samples, progress=progress
+    )[0]
 
 
 def load_profile(name: str | PathLike[str]) -> Profile:

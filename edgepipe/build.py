@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import digest
+from edgepipe.browser_page import browser_files, has_page
 from edgepipe.bundle import write_bundle
 from edgepipe.data import SPLITS
 from edgepipe.errors import EdgepipeError, PassError, UsageError
@@ -179,6 +180,7 @@ def _hand_over(
     }
     with setting.store.workdir() as workdir:
         extra = ort_files(artifact, workdir) if accelerators_of(setting.profile) else {}
+        extra |= browser_files() if has_page(setting.profile) else {}
         bundle = write_bundle(
             artifact,
             out,

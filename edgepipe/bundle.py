@@ -207,7 +207,9 @@ def read_bundle(folder: Path) -> tuple[Artifact, dict[str, Any]]:
                 f'"{name}" is not the file the bundle was made with', where=str(folder), fix="take the bundle from where it was built again"
             )
     extra = {path.relative_to(folder).as_posix() for path in _files(folder)} - set(listed) - {CHECKSUMS}
-    if stray := sorted(name for name in extra if name.startswith(("model/", "assets/", "ort/", "browser/")) or name.endswith(".py")):
+    if stray := sorted(
+        name for name in extra if name.startswith(("model/", "assets/", "ort/", "browser/")) or name.endswith((".py", ".html"))
+    ):
         raise ModelError(f'"{stray[0]}" was added to the bundle', where=str(folder), fix="take the bundle from where it was built again")
     try:
         artifact = Artifact.from_json(json.loads((folder / "artifact.json").read_text(encoding="utf-8")), folder)

@@ -19,9 +19,10 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgepipe import browser_setup
 from edgepipe.artifact import sha256_file
-from edgepipe.emulation import LOCK, WHEELS, can_emulate, cpu_view, folder_of, is_set_up, parts_of
-from edgepipe.errors import DeviceError, UsageError
+from edgepipe.emulation import LOCK, RECORD, WHEELS, can_emulate, contents_digest, cpu_view, folder_of, is_intact, is_set_up, parts_of
+from edgepipe.errors import DeviceError, ResourceError, UsageError
 from edgepipe.profile import runs_here
 from edgepipe.resources import resource
 from edgepipe.store import cache_root, disk_errors, drop_leftovers, scratch_prefix, write_atomic
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 STAGE = "devices setup"
 SOURCES = "EDGEPIPE_APT_SOURCES"
 NETWORK_S = 900
+RESUME = "check the network and run the set-up again; it goes on where it was"
 ARCHITECTURES = {"emulator": "amd64", "arm64": "arm64"}
 WHEEL_PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 
@@ -44,11 +46,7 @@ def set_up_profile(profile: Profile, progress: Progress) -> str:
     """Everything that stands for the profile's device here; gives what there is now. Raises `UsageError` for a device
     that needs nothing or that nothing can stand for."""
     if profile.reach.runner == "browser":
-        from edgepipe.browser_setup import setup
-
-        progress.stage(STAGE, profile.name)
-        setup(cache_root() / "devices" / "browser", progress)
-        progress.finish(STAGE, "ready")
+        browser_setup.setup(browser_setup.browser_folder(), progress)
         return "the browser runtime is set up"
     if runs_here(profile):
         raise UsageError("this machine is of that kind: nothing is to be set up", where=f"profile {profile.name}", fix="use it as it is")
@@ -60,7 +58,7 @@ def set_up_profile(profile: Profile, progress: Progress) -> str:
         )
     progress.stage(STAGE, profile.name)
     homes = [set_up(part, progress) for part in parts_of(profile)]
-    records = [json.loads((home / "setup.json").read_text(encoding="utf-8")) for home in homes]
+    records = [json.loads((home / RECORD).read_text(encoding="utf-8")) for home in homes]
     if profile.cpu.arch == "aarch64":
         cpu_view(profile.cpu)
     progress.finish(STAGE, "ready")
@@ -70,9 +68,10 @@ def set_up_profile(profile: Profile, progress: Progress) -> str:
 
 
 def set_up(part: str, progress: Progress) -> Path:
-    """Make one part ready; a second call does nothing. Raises `DeviceError` when a tool or the network is missing."""
+    """Make one part ready; a second call does nothing, or unpacks again what was changed since. Raises `DeviceError`
+    when a tool or the network is missing."""
     home = folder_of(part)
-    if is_set_up(part):
+    if is_set_up(part) and is_intact(home):
         return home
     downloads = cache_root() / "devices" / "downloads"
     lock = json.loads((resource("devices") / "emulation" / LOCK).read_text(encoding="utf-8"))[part]
@@ -103,16 +102,29 @@ def set_up(part: str, progress: Progress) -> Path:
                 "wheels": sorted(wheel.name for wheel in wheels),
                 "newer_than_pinned": drifted,
                 "unpack_s": round(time.monotonic() - start, 1),
+                "contents": contents_digest(building),
                 "size_bytes": sum(path.lstat().st_size for path in building.rglob("*") if not path.is_symlink() and path.is_file()),
             }
-            write_atomic(building / "setup.json", json.dumps(record, indent=1).encode())
-            os.rename(building, home)
-        except OSError:
-            if not is_set_up(part):  # else another set-up was first
-                raise
+            write_atomic(building / RECORD, json.dumps(record, indent=1).encode())
+            _replace(home, building)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     return home
+
+
+def _replace(home: Path, building: Path) -> None:
+    """Put a whole set-up in its place; one that is there is damaged, or another process was first with the same."""
+    is_intact.cache_clear()
+    if home.exists() and not is_intact(home):
+        aside = Path(tempfile.mkdtemp(dir=home.parent, prefix=".tmp-" + scratch_prefix()))
+        home.rename(aside / "damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        is_intact.cache_clear()
+    try:
+        os.rename(building, home)
+    except OSError:
+        if not (home / RECORD).is_file():
+            raise
 
 
 def _drop_unused(root: Path) -> None:
@@ -166,13 +178,16 @@ def apt_fetch(folder: Path, arch: str, names: Sequence[str], versions: Mapping[s
     ]
     if own := os.environ.get(SOURCES):
         options += ["-o", f"Dir::Etc::sourcelist={Path(own).resolve()}", "-o", "Dir::Etc::sourceparts=/dev/null"]
-    _run(["apt-get", *options, "-qq", "update"], "read the package lists", "apt")
+    warned = _run(["apt-get", *options, "-qq", "update"], "read the package lists", "apt")
     known = subprocess.run(["apt-cache", *options, "madison", *names], capture_output=True, text=True, check=False).stdout
     have: dict[str, list[str]] = {}
     for line in known.splitlines():
         name, version, *_ = (part.strip() for part in line.split("|"))
         have.setdefault(name, []).append(version)
-    if absent := [name for name in names if name not in have]:
+    absent = [name for name in names if name not in have]
+    if absent and (failed := next((line for line in warned.splitlines() if "Failed to fetch" in line), "")):  # only a warning of apt's
+        raise DeviceError(f"apt could not read the package lists: {failed}", where=STAGE, fix=RESUME)
+    if absent:
         release = read_toml(resource("devices") / "emulation" / "packages.toml")["release"]
         raise DeviceError(
             f"the package sources of this machine have no {', '.join(absent)} for {arch}",
@@ -207,7 +222,8 @@ def _wheels(folder: Path) -> list[Path]:
     return [kept[digest] for digest in digests.values()]
 
 
-def _run(command: Sequence[str], doing: str, tool: str, **more: Any) -> None:
+def _run(command: Sequence[str], doing: str, tool: str, **more: Any) -> str:
+    """Run a tool that must succeed; gives its warnings."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL, timeout=NETWORK_S, **more
@@ -218,16 +234,12 @@ def _run(command: Sequence[str], doing: str, tool: str, **more: Any) -> None:
         )
         raise DeviceError(f"{command[0]} is not on this machine", where=STAGE, fix=fix) from None
     except subprocess.TimeoutExpired:
-        raise DeviceError(
-            f"{tool} did not {doing} within {NETWORK_S} s",
-            where=STAGE,
-            fix="check the network and run the set-up again; it goes on where it was",
-        ) from None
+        raise DeviceError(f"{tool} did not {doing} within {NETWORK_S} s", where=STAGE, fix=RESUME) from None
     if done.returncode:
         words = [line for line in done.stderr.strip().splitlines() if line.strip()] or ["no message"]
         told = next((line for line in words if line.startswith(("E:", "ERROR"))), words[-1])
         if "No space left" in done.stderr:
-            told = "the disk is full: " + told
-        raise DeviceError(
-            f"{tool} could not {doing}: {told}", where=STAGE, fix="check the network and run the set-up again; it goes on where it was"
-        )
+            raise ResourceError(f"the disk is full: {tool} could not {doing}: {told}", where=STAGE, fix="free some space in EDGEPIPE_CACHE")
+        fix = f"{sys.executable} -m ensurepip, and run the set-up again" if "No module named pip" in told else RESUME
+        raise DeviceError(f"{tool} could not {doing}: {told}", where=STAGE, fix=fix)
+    return str(done.stderr)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -20,10 +21,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgepipe.artifact import sha256_file
 from edgepipe.errors import DeviceError
 from edgepipe.profile import int8_saturates, runs_here
 from edgepipe.resources import resource
-from edgepipe.store import cache_root, disk_errors
+from edgepipe.store import cache_root, disk_errors, drop_leftovers, scratch_prefix
 from edgepipe.toml import read_toml
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 LOCK = "packages.lock.json"
 WHEELS = "wheels.lock.txt"
 X86_WITHOUT_VNNI = "Haswell"
+RECORD = "setup.json"  # of a set-up that is whole
+VIEWS = "cpus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,29 @@ def folder_of(part: str) -> Path:
 
 
 def is_set_up(part: str) -> bool:
-    return (folder_of(part) / "setup.json").is_file()
+    return (folder_of(part) / RECORD).is_file()
+
+
+@cache
+def is_intact(home: Path) -> bool:
+    """Whether a set-up holds what was unpacked into it, file by file; looked at once a process (0.7 s)."""
+    try:
+        kept = json.loads((home / RECORD).read_text(encoding="utf-8"))["contents"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(kept == contents_digest(home))
+
+
+def contents_digest(home: Path) -> str:
+    """Over every unpacked file and link, of the emulator or of the root."""
+    total = hashlib.sha256()
+    for path in sorted(home.rglob("*")):
+        place = path.relative_to(home)
+        if place.parts[0] in (RECORD, VIEWS) or not (path.is_symlink() or path.is_file()):
+            continue
+        held = str(path.readlink()) if path.is_symlink() else sha256_file(path)
+        total.update(f"{place}\0{held}\n".encode())
+    return total.hexdigest()
 
 
 def missing(profile: Profile) -> list[str]:
@@ -96,6 +122,12 @@ def emulated(profile: Profile) -> Emulated:
             f"the emulation of {profile.cpu.model} is not set up ({', '.join(lacking)} missing)",
             where=f"profile {profile.name}",
             fix=f"edgepipe devices setup {profile.name}",
+        )
+    if changed := [part for part in parts_of(profile) if not is_intact(folder_of(part))]:
+        raise DeviceError(
+            "the emulation is not what was set up: a file of it was changed since",
+            where=", ".join(str(folder_of(part)) for part in changed),
+            fix=f"edgepipe devices setup {profile.name} unpacks it again",
         )
     home = folder_of("emulator")
     env = {"LD_LIBRARY_PATH": f"{home}/usr/lib/x86_64-linux-gnu:{home}/lib/x86_64-linux-gnu"}
@@ -115,7 +147,7 @@ def emulated(profile: Profile) -> Emulated:
 
 
 def _setup_digest(part: str) -> str:
-    return hashlib.sha256((folder_of(part) / "setup.json").read_bytes()).hexdigest()
+    return hashlib.sha256((folder_of(part) / RECORD).read_bytes()).hexdigest()
 
 
 def _digest(parts: Sequence[str]) -> str:
@@ -143,26 +175,31 @@ def cpu_view(cpu: Cpu) -> Path:
     """The ARM root as that CPU sees it; made when first asked for, whole or not at all."""
     files = _description_files(cpu)
     home = folder_of("arm64")
-    view = home / "cpus" / f"{cpu.model}-{cpu.cores}-{_digest([json.dumps(files, sort_keys=True)])[:12]}"
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", cpu.model)[:40]  # a user's profile may write anything
+    view = home / VIEWS / f"{name}-{cpu.cores}-{_digest([json.dumps(files, sort_keys=True)])[:12]}"
     if view.is_dir():
-        return view
+        if all((view / place).is_file() and (view / place).read_text(encoding="ascii") == text for place, text in files.items()):
+            return view
+        shutil.rmtree(view, ignore_errors=True)
     with disk_errors(view):
         view.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=view.parent, prefix=".tmp-"))
+        drop_leftovers(view.parent, ".tmp-")
+        building = Path(tempfile.mkdtemp(dir=view.parent, prefix=".tmp-" + scratch_prefix()))
         building.chmod(0o755)
-        for entry in (home / "root").iterdir():
-            if entry.name not in ("proc", "sys"):
-                (building / entry.name).symlink_to(Path("..") / ".." / "root" / entry.name)
-        for place, text in files.items():
-            target = building / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, encoding="ascii")
         try:
+            for entry in (home / "root").iterdir():
+                if entry.name not in ("proc", "sys"):
+                    (building / entry.name).symlink_to(Path("..") / ".." / "root" / entry.name)
+            for place, text in files.items():
+                target = building / place
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text, encoding="ascii")
             building.rename(view)
-        except OSError:  # another build was first
-            shutil.rmtree(building, ignore_errors=True)
-            if not view.is_dir():
+        except OSError:
+            if not view.is_dir():  # else another build was first
                 raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
     return view
 
 

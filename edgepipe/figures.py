@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepipe.artifact import digest
-from edgepipe.errors import AXIS_EXIT_CODES
+from edgepipe.emulation import emulated
+from edgepipe.errors import AXIS_EXIT_CODES, DeviceError
 from edgepipe.machine import machine_facts
-from edgepipe.measure import BUSY, Measurement, measure, retime
+from edgepipe.measure import Measurement, measure, retime
 from edgepipe.measure_emulated import measure_emulated
 from edgepipe.passes import source_of
 from edgepipe.pipeline import library_version, sources_digest
+from edgepipe.predicted import predict_latencies
 from edgepipe.resources import resource
 from edgepipe.runners import runner_for
 
@@ -48,18 +50,37 @@ def measured_on(
         progress.stage("validate", f"on {setting.profile.name} through {runner.name}")
         kept = setting.store.get_result(key)
         found = Measurement.from_json(kept) if kept else None
-        if found is not None and found.other_load <= BUSY:
-            progress.finish("validate", "cached")
-        elif found is not None:  # outputs do not change with what else a machine does; times do
-            found = retime(found, artifact, baseline, runner, samples, progress)
-        elif runner.emulates:
-            found = measure_emulated(artifact, baseline, runner, task, samples, progress, target_samples)
+        if found is not None and not found.disturbed:
+            outcome = "cached"
         else:
-            found = measure(artifact, baseline, runner, task, samples, runner.threads, progress)
-        found.proofs = {axis: asdict(runner.proof(axis)) for axis in AXIS_EXIT_CODES}
-    setting.store.put_result(key, found.to_json())
-    progress.finish("validate", f"{len(found.baseline_counts)} samples")
+            if found is not None:  # outputs do not change with what else a machine does; times do
+                found = retime(found, artifact, baseline, runner, samples, progress)
+            elif runner.emulates:
+                found = measure_emulated(artifact, baseline, runner, task, samples, progress, target_samples)
+            else:
+                found = measure(artifact, baseline, runner, task, samples, runner.threads, progress)
+            found.proofs = {axis: asdict(runner.proof(axis)) for axis in AXIS_EXIT_CODES}
+            outcome = f"{len(found.baseline_counts)} samples"
+            setting.store.put_result(key, found.to_json())
+        if runner.emulates:  # from counts that are kept by themselves: what is known of the core may have changed since
+            _add_latency(found, artifact, baseline, setting)
+    progress.finish("validate", outcome)
     return found
+
+
+def _add_latency(found: Measurement, candidate: Artifact, baseline: Artifact, setting: Setting) -> None:
+    """Predict what cannot be timed; what stands in the way is told, and the axis stays unproven."""
+    profile = setting.profile
+    if profile.cpu.arch != "aarch64":
+        found.unpredicted = f"latency is predicted for ARM cores only, and {profile.title} is {profile.cpu.arch}"
+        return
+    try:
+        result = predict_latencies(candidate, baseline, profile, emulated(profile), setting.splits("test"), setting.store, setting.progress)
+    except DeviceError as error:
+        found.unpredicted = f"{error.what}: {error.fix}"
+        return
+    found.predicted, found.scaling, found.costliest, found.roofline = result.entries, result.scaling, result.costliest, result.roofline
+    found.unpredicted = ""
 
 
 def _sources() -> str:

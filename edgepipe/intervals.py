@@ -29,16 +29,16 @@ def bootstrap(
         if parts is None:
             return task.metric(base[rows]), task.metric(ours[rows])
         return tuple(  # type: ignore[return-value]
-            task.metric(mixed[rows]) + share * (task.metric(there[picked]) - task.metric(here[picked]))
+            task.metric(mixed[rows]) + (share * (task.metric(there[picked]) - task.metric(here[picked])) if len(there) else 0.0)
             for mixed, there, here, share in parts
         )
 
     rng = np.random.default_rng(0)
     values, drops = [], []
-    ran = len(transfer.random) if transfer else 0
+    ran = len(parts[0][1]) if parts else 0
     for _ in range(RESAMPLES):
         rows = rng.integers(0, len(base), len(base))
-        before, after = metrics(rows, rows if ran == len(base) else rng.integers(0, ran, ran) if ran else None)
+        before, after = metrics(rows, rows if ran == len(base) else rng.integers(0, ran, ran))
         values.append(after)
         drops.append(before - after)
     return metrics(slice(None), slice(None)), _bounds(values), _bounds(drops)

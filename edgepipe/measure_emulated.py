@@ -58,11 +58,12 @@ def measure_emulated(
 
     there, gaps = _candidate_there(runner, ours, samples, order, candidate, progress)
     result.batch, result.padding = gaps
-    plan.agreement = agreement([here[i] for i in order], [there[i] for i in order], len(plan.random), len(samples))
+    plan.agreement = agreement([here[i] for i in order], [there[i] for i in order], len(plan.random), len(samples), labelled=bool(labels))
 
     few = order[: min(BASELINE_SAMPLES, len(order))]
     base_there = _spread(runner, theirs, samples, few, progress, "baseline on the target")
-    plan.baseline_agreement = agreement([base_here[i] for i in few], [base_there[i] for i in few], len(few), len(samples))
+    pairs = [base_here[i] for i in few], [base_there[i] for i in few]
+    plan.baseline_agreement = agreement(*pairs, len(few), len(samples), labelled=bool(labels))
     if plan.baseline_agreement["beyond"] or plan.baseline_agreement["differ"]:
         rest = order[len(few) :]
         base_there |= _spread(runner, theirs, samples, rest, progress, "baseline on the target: it differs from here")

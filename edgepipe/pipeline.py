@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact, digest, sha256_file
 from edgepipe.checks import CHECKS
+from edgepipe.cost.table import load_table
 from edgepipe.data import PROBE_SPLITS
 from edgepipe.errors import ModelError, PassError, UsageError, nearest
 from edgepipe.machine import machine_facts
 from edgepipe.passes import PassSpec, passes
+from edgepipe.profile import HOST
 from edgepipe.resources import resource
 from edgepipe.store import cache_root, write_atomic
 from edgepipe.toml import located, parse
@@ -278,7 +280,10 @@ def library_version(name: str) -> str | None:
 
 
 def fusion_costs(setting: Setting) -> dict[str, float]:
-    """Measured costs of fused operators on this machine: once per machine kind and runtime, then kept."""
+    """Costs of fused operators: the device's own where its table of kernel costs has them, else measured on this machine,
+    once per machine kind and runtime, then kept."""
+    if setting.profile.name != HOST and (table := load_table(setting.profile)):
+        return table.fusions
     kind = {key: value for key, value in machine_facts().items() if key != "ram_bytes"}
     name = digest([kind, library_version("onnxruntime"), setting.threads])[:16]
     path = cache_root() / "devices" / f"host-{name}" / "fusions.json"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgepipe import browser_setup
 from edgepipe.emulation import can_emulate, missing, qemu_cpu
 from edgepipe.profile import load_profile, profile_names, runs_here
 
@@ -65,6 +67,8 @@ def of_profile(profile: Profile) -> Readiness:
 
 def compiler() -> str | None:
     """The C compiler that builds the instruction counter."""
+    if named := os.environ.get("CC"):
+        return shutil.which(named.split()[0])
     return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
@@ -78,9 +82,7 @@ def _example(profile: Profile) -> str:
 
 
 def _browser(profile: Profile) -> Readiness:
-    from edgepipe.browser_setup import missing as browser_missing
-
-    lacking = tuple(browser_missing())
+    lacking = tuple(browser_setup.missing())
     by = "nothing" if lacking else "browser"
     return Readiness(profile.name, profile.title, by, _axes("host" if lacking else "measured", "host"), lacking)
 

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from edgepipe.profile import Profile
     from edgepipe.readers import Sample
 
-BUILT_IN = {"local": "edgepipe.runners.local", "emulated": "edgepipe.runners.emulated"}
+BUILT_IN = {
+    "local": "edgepipe.runners.local",
+    "emulated": "edgepipe.runners.emulated",
+    "ssh": "edgepipe.runners.ssh",
+    "adb": "edgepipe.runners.adb",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ def runner_for(profile: Profile) -> Runner:
     it is of that kind, emulation where it is set up; else this machine stands in, which proves nothing."""
     from importlib.metadata import entry_points
 
+    from edgepipe import browser_setup
     from edgepipe.emulation import can_emulate, missing
     from edgepipe.profile import runs_here
 
@@ -93,8 +99,11 @@ def runner_for(profile: Profile) -> Runner:
             installed: Any = point.load()
             return installed(profile)  # type: ignore[no-any-return]
     doubt = ""
-    if (profile.reach.address and name in ("ssh", "adb")) or name == "browser":
+    if profile.reach.address and name in ("ssh", "adb"):
         chosen = name
+    elif name == "browser":
+        lacking = browser_setup.missing()
+        chosen, doubt = ("local", f"missing: {lacking[0][0]} ({lacking[0][1]})") if lacking else (name, "")
     elif runs_here(profile) or not can_emulate(profile):
         chosen = "local"
         doubt = "" if runs_here(profile) else f"nothing here can stand for {profile.title}; {_reach_fix(profile)}"

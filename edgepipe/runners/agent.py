@@ -11,6 +11,7 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from edgepipe.readers import Sample
 
 CHUNK = 1 << 16
+CLOSING_S = 0.5  # that an agent has to finish what it was asked, once nobody wants the answer
 # What the far side's shell gives for a process that a signal ended is 128 + its number.
 KILLED = {-signal.SIGKILL, 128 + signal.SIGKILL}
 ILLEGAL = {-signal.SIGILL, 128 + signal.SIGILL}
@@ -44,11 +46,16 @@ class AgentModel:
     def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes], *, where: str, limit_s: float) -> None:
         self._process, self._log, self._where, self._limit_s = process, log, where, limit_s
         self._rest = b""
+        self._asking = threading.Lock()
         assert process.stdin is not None and process.stdout is not None
         os.set_blocking(process.stdin.fileno(), False)
         os.set_blocking(process.stdout.fileno(), False)
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        with self._asking:
+            return self._ask(request)
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
             line = self._exchange(json.dumps(request).encode() + b"\n", str(request["do"]))
         except (BrokenPipeError, ConnectionResetError):
@@ -144,6 +151,11 @@ class AgentModel:
         return int(answer["peak_bytes"]), float(answer["cpu_s"])
 
     def close(self) -> None:
+        """Also while another thread waits for an answer, which then gets none."""
+        if not self._asking.acquire(timeout=CLOSING_S):
+            self._process.kill()
+            self._asking.acquire()
+        self._asking.release()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 try:

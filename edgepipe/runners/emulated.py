@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from edgepipe.emulation import emulated, emulator_env, folder_of
+from edgepipe.errors import DeviceError
 from edgepipe.resources import resource
 from edgepipe.runners import Proof
 from edgepipe.runners.agent import AgentModel
@@ -50,10 +51,16 @@ class EmulatedRunner:
     def open(self, folder: Path, *, threads: int, optimise: bool = True) -> EmulatedModel:
         log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the model
         command = self.emulation.run(resource("devices") / "agent.py")
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=emulator_env(self.emulation), cwd="/"
-        )
-        model = EmulatedModel(process, log, where=f"runner emulated ({self.emulation.qemu_cpu})", limit_s=LIMIT_S)
+        where = f"runner emulated ({self.emulation.qemu_cpu})"
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=emulator_env(self.emulation), cwd="/"
+            )
+        except OSError as error:
+            log.close()
+            fix = "EDGEPIPE_CACHE must lie on a disk that programs may run from"
+            raise DeviceError(f"{command[0]} cannot be run: {error.strerror}", where=where, fix=fix) from None
+        model = EmulatedModel(process, log, where=where, limit_s=LIMIT_S)
         try:
             model.ask({"do": "open", "folder": str(folder), "threads": threads, "optimise": optimise})
         except BaseException:
@@ -74,7 +81,7 @@ class EmulatedModel(AgentModel):
     def usage(self) -> tuple[int, float]:
         """Peak resident bytes of the emulated process alone, and the CPU seconds of both."""
         peak, cpu_s = super().usage()
-        return peak - emulator_bytes(self._smaps.read_text(encoding="utf-8"), str(folder_of("emulator"))), cpu_s
+        return peak - emulator_bytes(self._smaps.read_text(encoding="utf-8"), str(folder_of("emulator").resolve())), cpu_s
 
 
 def emulator_bytes(smaps: str, emulator: str) -> int:
