@@ -9,6 +9,8 @@ import os
 
 import numpy as np
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime's wheels (1.32) report to their maker otherwise
+
 DTYPES = {
     "float32": np.float32, "float16": np.float16, "float64": np.float64, "int64": np.int64, "int32": np.int32,
     "int16": np.int16, "int8": np.int8, "uint8": np.uint8, "bool": np.bool_,

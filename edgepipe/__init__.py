@@ -9,7 +9,10 @@ Importing it loads no torch, transformers or onnxruntime.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime's wheels (1.32) report to their maker otherwise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

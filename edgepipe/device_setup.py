@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 
 STAGE = "devices setup"
 SOURCES = "EDGEPIPE_APT_SOURCES"
+HOOKS = (
+    b"APT::Update::Pre-Invoke",
+    b"APT::Update::Post-Invoke",
+    b"APT::Update::Post-Invoke-Success",
+    b"DPkg::Post-Invoke",
+    b"DPkg::Pre-Invoke",
+)
 NETWORK_S = 900
 RESUME = "check the network and run the set-up again; it goes on where it was"
 ARCHITECTURES = {"emulator": "amd64", "arm64": "arm64"}
@@ -171,10 +178,12 @@ def apt_fetch(folder: Path, arch: str, names: Sequence[str], versions: Mapping[s
     with disk_errors(folder):
         for place in ("state/lists/partial", "cache/archives/partial"):
             (state / place).mkdir(parents=True, exist_ok=True)
+    quiet = state / "apt.conf"  # the system's settings hold, but not what it runs after an update: that would write outside
+    write_atomic(quiet, b"".join(b"#clear %s;\n" % hook for hook in HOOKS))
     options = [
-        *("-o", f"Dir::State={state}/state", "-o", f"Dir::Cache={state}/cache", "-o", "Dir::State::status=/dev/null"),
+        *("-c", str(quiet), "-o", f"Dir::State={state}/state", "-o", f"Dir::Cache={state}/cache", "-o", "Dir::State::status=/dev/null"),
         *("-o", f"APT::Architecture={arch}", "-o", f"APT::Architectures={arch}", "-o", "Debug::NoLocking=1", "-o", "Acquire::Retries=3"),
-        *("-o", "APT::Sandbox::User=", "-o", "Dir::Etc::parts=/dev/null"),
+        *("-o", "APT::Sandbox::User="),
     ]
     if own := os.environ.get(SOURCES):
         options += ["-o", f"Dir::Etc::sourcelist={Path(own).resolve()}", "-o", "Dir::Etc::sourceparts=/dev/null"]

@@ -6,16 +6,14 @@ accuracy, the latency distribution at the task's own lengths, and end-to-end lat
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from edgepipe.gaps import gap_of, row_gaps, summary
 from edgepipe.probes import fixed_feeds
 from edgepipe.runners import Proof
+from edgepipe.runners.load import watch_of
 from edgepipe.runners.local import LocalRunner
 
 if TYPE_CHECKING:
@@ -65,13 +63,26 @@ class Measurement:
     padding: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     other_load: float = 0.0
+    board: dict[str, Any] = field(default_factory=dict)  # state of a device at the far end before and after, and what slowed it
     changed: list[dict[str, Any]] = field(default_factory=list)
     classes: dict[str, dict[str, float]] = field(default_factory=dict)
     proofs: dict[str, dict[str, str]] = field(default_factory=dict)  # axis → what figures on it are worth
     transfer: dict[str, Any] = field(default_factory=dict)  # which samples an emulated target ran, and what it gave
     predicted: list[dict[str, Any]] = field(default_factory=list)  # latencies of a target whose times cannot be taken
     unpredicted: str = ""  # why there are none
+    scaling: list[dict[str, float]] = field(default_factory=list)  # predicted milliseconds by threads
     costliest: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # nodes on the target, before and after
+    roofline: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def slowed(self) -> str:
+        """Why the device ran slower than it can while times were taken."""
+        return ", ".join(self.board.get("slowed", ()))
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether times prove nothing: others used the machine, or heat or power slowed it."""
+        return self.other_load > BUSY or bool(self.slowed)
 
     def proof(self, axis: str) -> Proof:
         return Proof(**self.proofs[axis])
@@ -91,13 +102,13 @@ def measure(
     result = Measurement(runner.name, threads)
     ours, theirs = runner.push(candidate), runner.push(baseline)
     labels = candidate.program.get("labels", ())
-    cpu = _CpuWatch()
+    cpu = watch_of(runner)
     with opened(runner, ours, threads=threads) as new, opened(runner, theirs, threads=threads) as old:
         outputs = _walk(old, new, samples, task, labels, result, progress)
         for batch, length in fixed_shapes(candidate):
             progress.update(STAGE, f"timing {batch} × {length}" if length else f"timing batch {batch}")
             result.timings.append(_fixed_shape(old, new, candidate, batch, length))
-        result.other_load = cpu.others_share(old.usage()[1] + new.usage()[1])
+        result.other_load, result.board = cpu.others_share(old.usage()[1] + new.usage()[1]), cpu.board()
         progress.update(STAGE, "batch and padding invariance")
         _invariance(new, samples, outputs, candidate, result)
     progress.update(STAGE, "parity with a plain session here")
@@ -107,6 +118,10 @@ def measure(
     progress.update(STAGE, "memory")
     for name, folder in (("candidate", ours), ("baseline", theirs)):
         result.memory[name] = _peak(runner, folder, threads, samples, candidate)
+    if result.slowed:
+        progress.update(STAGE, f"the device slowed itself down ({result.slowed}): letting it cool before times are taken again")
+        getattr(runner, "cool_down", bool)()
+        result = retime(result, candidate, baseline, runner, samples, progress)
     return result
 
 
@@ -115,7 +130,7 @@ def retime(
 ) -> Measurement:
     """The same measurement with times taken anew, on fewer samples: the machine was busy when the others were taken."""
     result = replace(found, timings=[])
-    cpu = _CpuWatch()
+    cpu = watch_of(runner)
     ours, theirs = runner.push(candidate), runner.push(baseline)
     with opened(runner, ours, threads=found.threads) as new, opened(runner, theirs, threads=found.threads) as old:
         timings = (Timing(1, "task", [], []), Timing(1, "task", [], [], end_to_end=True))
@@ -124,7 +139,7 @@ def retime(
             _time_block(old, new, samples[start : start + BLOCK], timings, reverse=bool(start // BLOCK % 2))
         result.timings += timings
         result.timings += [_fixed_shape(old, new, candidate, batch, length) for batch, length in fixed_shapes(candidate)]
-        result.other_load = cpu.others_share(old.usage()[1] + new.usage()[1])
+        result.other_load, result.board = cpu.others_share(old.usage()[1] + new.usage()[1]), cpu.board()
     return result
 
 
@@ -136,26 +151,6 @@ def opened(runner: Runner, folder: Path, *, threads: int, optimise: bool = True)
         yield model
     finally:
         model.close()
-
-
-class _CpuWatch:
-    """How much of the machine others used meanwhile: a busy machine makes times unproven."""
-
-    def __init__(self) -> None:
-        self._start, self._clock = self._busy(), time.perf_counter()
-        self._own = time.process_time()
-
-    @staticmethod
-    def _busy() -> float:
-        times = psutil.cpu_times()
-        return float(
-            sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-        )
-
-    def others_share(self, agents_cpu_s: float) -> float:
-        """Share of all cores that processes other than ours used, 0 to 1."""
-        used = self._busy() - self._start - agents_cpu_s - (time.process_time() - self._own)
-        return max(0.0, used / ((time.perf_counter() - self._clock) * (psutil.cpu_count() or 1)))
 
 
 def _walk(

@@ -79,7 +79,7 @@ def predict_latencies(
         before, after = (predict(found[name, shape], profile, threads) for name in kinds)
         return _entry(before, after, shape[0], label, threads)
 
-    entries = [at(shape, str(shape[1] or "")) for shape in shapes]
+    entries = [at(shape, str(shape[1]) if task_length else "task") for shape in shapes]
     at_task = {name: found[name, shapes[0]] for name in kinds}
     if task_length:
         at_task = {name: _between(found[name, shapes[0]], found[name, shapes[-1]], shapes, task_length) for name in kinds}

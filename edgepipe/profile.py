@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 HOST = "host"
+DECIDING = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve"}  # features that choose kernels
 DOT_PRODUCTS = {"asimddp", "i8mm", "avx512_vnni", "avx_vnni", "wasm_relaxed_simd"}
 
 
@@ -126,6 +127,7 @@ def with_devices(profiles: Sequence[Profile], devices: Sequence[str]) -> list[Pr
             name = next(iter(found))
         if not address or name not in found:
             what = f'"{given}" names no profile of this run' if sign else f'"{given}": which of the profiles is it?'
+            what = what if address else f'"{given}" names no address'
             raise UsageError(what, where="--device", fix=f"write PROFILE=ADDRESS with one of {', '.join(found)}")
         profile = found[name]
         if profile.reach.runner == "browser" or name == HOST:
@@ -244,7 +246,6 @@ def runs_here(profile: Profile) -> bool:
     that decides which kernels run."""
     here = host_profile().cpu
     there = profile.cpu
-    deciding = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve"}
     if profile.reach.runner not in ("local", "ssh") or here.arch != there.arch:  # phones and browsers are more than a CPU
         return False
-    return deciding & set(here.isa) == deciding & set(there.isa)
+    return set(here.isa) & DECIDING == set(there.isa) & DECIDING

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgepipe.runners import Prediction
 
 NEAREST = 50
+ENOUGH = 100  # random samples: where none differs, under 3 % of all do (95 %)
 TOLERANCE = 0.01  # of the largest output: what the rounding of another instruction set moves
 
 
@@ -56,13 +57,27 @@ class Transfer:
         near = f" and on {found['nearest_differ']:.0f} of the {len(self.nearest)} nearest to a tie" if self.nearest else ""
         if found["of"] == n:
             return f"all {n} samples ran on {device}'s kernels"
+        base = self.baseline_agreement
+        baseline = (
+            "" if base["differ"] or base["beyond"] else f"; the float32 baseline ran here, {base['n']:.0f} of {base['n']:.0f} agree there"
+        )
         if not found["differ"]:
-            bound = upper_share(0, n)
             return (
-                f"every sample ran here, {n} random ones on {device}'s kernels too: 0 differ there (so under {bound:.1%} of all, 95 %)"
-                f"{near.replace(' and on ', ', and ') + ' do' if near else ''}"
+                f"every sample ran here, {n} random ones on {device}'s kernels too: 0 differ there (so under {upper_share(0, n):.1%} of all, 95 %)"
+                f"{near.replace(' and on ', ', and ') + ' do' if near else ''}{baseline}"
             )
-        return f"{device}'s kernels differ from this machine's on {found['differ']:.0f} of {n} random samples{near}; the figure is corrected by them"
+        return (
+            f"{device}'s kernels differ from this machine's on {found['differ']:.0f} of {n} random samples{near}; "
+            f"the figure is corrected by them{baseline}"
+        )
+
+    @property
+    def doubt(self) -> str:
+        """Why so few samples on the target prove nothing."""
+        n = len(self.random)
+        if n >= ENOUGH or self.agreement["of"] == n:
+            return ""
+        return f"only {n} random samples ran on the target, too few to speak for the rest: --target-samples {ENOUGH} or more"
 
     def to_json(self) -> dict[str, Any]:
         """With string keys, as JSON has them."""

@@ -13,14 +13,13 @@ import numpy as np
 
 from edgepipe import mobile
 from edgepipe.errors import ModelError
-from edgepipe.intervals import bootstrap, median_interval, ratio_interval
-from edgepipe.measure import BUSY
+from edgepipe.intervals import bootstrap
+from edgepipe.latency_verdict import latency_rows
 from edgepipe.operators import support_table, unsupported
 from edgepipe.result import Result
 from edgepipe.transfer import transfer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
 
     from edgepipe.artifact import Artifact
     from edgepipe.config import Budget
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from edgepipe.profile import Profile
     from edgepipe.runners import Proof
     from edgepipe.tasks import TaskSpec
-
-SURE = 99.0  # per cent; several shapes are judged, and one unlucky of them would fail the build
 
 
 def judge(measured: Measurement, candidate: Artifact, baseline: Artifact, profile: Profile, task: TaskSpec, budget: Budget) -> list[Result]:
@@ -39,7 +36,7 @@ def judge(measured: Measurement, candidate: Artifact, baseline: Artifact, profil
     return [
         *judge_one.accuracy(task),
         judge_one.size(candidate, baseline),
-        *judge_one.latency(),
+        *latency_rows(measured, budget, judge_one.row),
         judge_one.memory(),
         *judge_one.parity(),
         operators(candidate, profile, measured.proof("operators")),
@@ -62,7 +59,7 @@ class _Judge:
     budget: Budget
     labelled: bool  # outputs are scores of labels: agreement of the top one says something
 
-    def _row(
+    def row(
         self,
         axis: str,
         metric: str,
@@ -89,6 +86,7 @@ class _Judge:
         (before, after), spread, drops = bootstrap(task, base, ours, transfer)
         reason = transfer.told(self.profile.name) if transfer else ""
         drop, limit = before - after, self.budget.max_accuracy_drop
+        few = transfer.doubt if transfer else ""
         within = drops[1] <= limit + self.budget.accuracy_margin
         doubt = (
             ""
@@ -97,7 +95,7 @@ class _Judge:
         )
         conditions = {"batch": 1, "length": "task", "threads": self.measured.threads}
         return [
-            self._row(
+            self.row(
                 "accuracy",
                 task.metric_name,
                 "points",
@@ -108,13 +106,13 @@ class _Judge:
                 n=len(base),
                 conditions=conditions,
             ),
-            self._row(
+            self.row(
                 "accuracy",
                 f"{task.metric_name} drop",
                 "points",
                 drop,
                 held=drop <= limit,
-                doubt=doubt,
+                doubt=few or doubt,
                 budget=limit,
                 interval=drops,
                 n=len(base),
@@ -140,103 +138,10 @@ class _Judge:
             reason=f"{before / after:.2f} × smaller",
         )
 
-    def latency(self) -> list[Result]:
-        if self.measured.timings:
-            return self._timed()
-        if self.measured.predicted:
-            return [row for entry in self.measured.predicted for row in self._predicted(entry)]
-        why = self.measured.unpredicted or "emulated times are no latencies"
-        return [self._row("latency", "median", "ms", None, held=False, doubt=why, conditions={"threads": self.measured.threads})]
-
-    def _predicted(self, entry: Mapping[str, Any]) -> list[Result]:
-        """A predicted latency proves its budget only with the whole interval on one side."""
-        conditions = {"batch": entry["batch"], "length": entry["length"], "threads": entry["threads"]}
-        before, after, ratio = entry["baseline"], entry["candidate"], entry["ratio"]
-        limit = self.budget.max_latency_ratio * before["ms"]
-        over, under = ratio["low"] > self.budget.max_latency_ratio, ratio["high"] <= self.budget.max_latency_ratio
-        if entry["length"] == "task" and self.budget.max_latency_ms is not None:
-            limit = min(limit, self.budget.max_latency_ms)
-            over, under = over or after["low"] > self.budget.max_latency_ms, under and after["high"] <= self.budget.max_latency_ms
-        reason = f"{1 / ratio['value']:.2f} × as fast as float32 [{1 / ratio['high']:.2f}, {1 / ratio['low']:.2f}], 90 % interval"
-        if entry["unchecked"]:
-            reason += f"; never checked on a board, so the interval is wider: {', '.join(entry['unchecked'])}"
-        doubt = "" if over or under else "the interval reaches over the limit"
-        return [
-            self._row(
-                "latency",
-                "median",
-                "ms",
-                after["ms"],
-                held=under,
-                doubt=doubt,
-                reason=reason,
-                baseline=before["ms"],
-                budget=limit,
-                interval=(after["low"], after["high"]),
-                conditions=conditions,
-            )
-        ]
-
-    def _timed(self) -> list[Result]:
-        busy = f"other programs used {self.measured.other_load:.0%} of the machine meanwhile" if self.measured.other_load > BUSY else ""
-        rows = []
-        for timing in self.measured.timings:
-            conditions = {"batch": timing.batch, "length": timing.length, "threads": self.measured.threads}
-            before, after = float(np.median(timing.baseline_ms)), float(np.median(timing.candidate_ms))
-            spread = ratio_interval(timing)
-            reason = f"{before / after:.2f} × as fast as float32 [{1 / spread[1]:.2f}, {1 / spread[0]:.2f}]"
-            more: dict[str, Any] = {"baseline": before, "n": len(timing.candidate_ms), "conditions": conditions}
-            if timing.end_to_end:
-                rows.append(
-                    self._row(
-                        "latency",
-                        "end-to-end median",
-                        "ms",
-                        after,
-                        reason=f"with encoding, {reason}",
-                        interval=median_interval(timing.candidate_ms),
-                        **more,
-                    )
-                )
-                continue
-            limit = self.budget.max_latency_ratio * before
-            if timing.length == "task" and self.budget.max_latency_ms is not None:
-                limit = min(limit, self.budget.max_latency_ms)
-            # Figure and limit move together when the machine does, so the interval is that of the ratio.
-            surely_over = ratio_interval(timing, SURE)[0] * before > limit
-            noise = "" if after <= limit or surely_over else "over the limit by less than the noise"
-            rows.append(
-                self._row(
-                    "latency",
-                    "median",
-                    "ms",
-                    after,
-                    held=after <= limit,
-                    doubt=busy or noise,
-                    reason=reason,
-                    budget=limit,
-                    interval=median_interval(timing.candidate_ms),
-                    **more,
-                )
-            )
-            if timing.length == "task":
-                rows.append(
-                    self._row(
-                        "latency",
-                        "p95",
-                        "ms",
-                        float(np.percentile(timing.candidate_ms, 95)),
-                        **{**more, "baseline": float(np.percentile(timing.baseline_ms, 95))},
-                    )
-                )
-            rate = [1000 * timing.batch / float(np.mean(times)) for times in (timing.baseline_ms, timing.candidate_ms)]
-            rows.append(self._row("latency", "throughput", "samples/s", rate[1], better="higher", **{**more, "baseline": rate[0]}))
-        return rows
-
     def memory(self) -> Result:
         limit = min(self.budget.max_memory_ratio * self.profile.memory.ram_bytes, self.budget.max_memory_bytes or float("inf"))
         value, before = self.measured.memory["candidate"], self.measured.memory["baseline"]
-        return self._row(
+        return self.row(
             "memory",
             "peak of a fresh process",
             "bytes",
@@ -250,18 +155,20 @@ class _Judge:
     def parity(self) -> list[Result]:
         found, budget = self.measured.parity, self.budget
         n = int(found["n"])
+        few = transfer_of(self.measured.transfer).doubt if self.measured.transfer else ""
         rows = [
-            self._row(
+            self.row(
                 "parity",
                 "cosine to a plain session",
                 "",
                 found["cosine"],
                 better="higher",
                 held=found["cosine"] >= budget.min_parity_cosine,
+                doubt=few,
                 budget=budget.min_parity_cosine,
                 n=n,
             ),
-            self._row(
+            self.row(
                 "parity",
                 "max abs difference",
                 "",
@@ -273,14 +180,16 @@ class _Judge:
         ]
         if self.labelled:
             share, floor = found["label_agreement"], budget.min_label_agreement
-            rows.append(self._row("parity", "label agreement", "share", share, better="higher", held=share >= floor, budget=floor, n=n))
+            rows.append(
+                self.row("parity", "label agreement", "share", share, better="higher", held=share >= floor, doubt=few, budget=floor, n=n)
+            )
         for name, gaps in (("batch", self.measured.batch), ("padding", self.measured.padding)):
             if gaps:
                 limit = budget.min_batch_agreement if self.labelled else None
                 share, unit = (gaps["label_agreement"], "share") if self.labelled else (gaps["cosine"], "")
                 reason = f"outputs move by up to {gaps['max_abs']:.2g} (cosine {gaps['cosine']:.5f}) {'in a batch of 8' if name == 'batch' else 'with padding behind'}"
                 rows.append(
-                    self._row(
+                    self.row(
                         "parity",
                         f"{name} invariance",
                         unit,

@@ -10,7 +10,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from edgepipe.config import Data, Task
+from edgepipe.device_setup import set_up
+from edgepipe.emulation import parts_of
 from edgepipe.intake import find_source, make_artifact
+from edgepipe.profile import load_profile
+from edgepipe.progress import Silent
 from edgepipe.store import Store, cache_root
 from edgepipe.tasks import load_task
 from tests.models import write_classifier
@@ -47,6 +51,27 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def user_cache() -> Path:
     """The cache folder that was in force before the tests began: downloads for end-to-end tests lie there."""
     return USER_CACHE
+
+
+@pytest.fixture(scope="session")
+def emulation_cache(tmp_path_factory: pytest.TempPathFactory, user_cache: Path) -> Path:
+    """A cache where the emulation of ARM and x86 is set up: links to the user's, set up there first where it is not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEPIPE_CACHE", str(user_cache))
+        profile = load_profile("rpi4")
+        homes = [set_up(part, Silent()) for part in parts_of(profile)]
+    folder = tmp_path_factory.mktemp("emulation-cache")
+    (folder / "devices").mkdir()
+    for home in homes:
+        (folder / "devices" / home.name).symlink_to(home)
+    return folder
+
+
+@pytest.fixture
+def emulation(emulation_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """EDGEPIPE_CACHE, with emulation set up, for one test."""
+    monkeypatch.setenv("EDGEPIPE_CACHE", str(emulation_cache))
+    return emulation_cache
 
 
 @pytest.fixture(scope="session")

@@ -234,8 +234,16 @@ def test_outputs_that_are_no_labels_differ_beyond_a_tolerance_whatever_is_larges
 def test_report_tells_what_the_target_ran(differ: int, nearest: int, near_differ: int, of: int, says: tuple[str, ...], never: str) -> None:
     found = {"of": of, "differ": differ, "nearest_differ": near_differ}
     plan = Transfer(list(range(200)), list(range(200, 200 + nearest)), agreement={name: float(value) for name, value in found.items()})
+    plan.baseline_agreement = {"n": 16.0, "differ": 0.0, "beyond": 0.0}
 
     told = plan.told("rpi4")
 
     assert all(words in told for words in says), told
     assert never not in told
+
+
+@pytest.mark.parametrize(("n", "of", "doubted"), [(5, 2000, True), (99, 2000, True), (100, 2000, False), (5, 5, False)])
+def test_few_random_samples_of_many_speak_for_nothing(n: int, of: int, doubted: bool) -> None:
+    plan = Transfer(list(range(n)), [], agreement={"of": float(of), "differ": 0.0})
+
+    assert bool(plan.doubt) is doubted
