@@ -16,24 +16,54 @@ if TYPE_CHECKING:
     from edgepipe.build import CompressResult
 
 
-def show_outcome(results: Sequence[CompressResult], *, junit: str | None, strict: bool, as_json: bool, quiet: bool, report: bool) -> int:
-    """Print the results (`report`: with the path of the page that was written) and give the exit code: the lowest that is not 0."""
+def show_outcome(
+    results: Sequence[CompressResult],
+    *,
+    junit: str | None,
+    strict: bool,
+    as_json: bool,
+    quiet: bool,
+    bundles: bool,
+    page: str | None = None,
+) -> int:
+    """Print the results and give the exit code: the lowest that is not 0. `bundles`: each result has a bundle and a report
+    of its own; `page`: write one for all there."""
     manifests = [result.manifest for result in results]
     code = min((result.exit_code for result in results if result.exit_code), default=0)
     if junit:
         write_junit(Path(junit), manifests, strict=strict)
+    if page:
+        write_page(Path(page), manifests, [result.measurements for result in results])
     try:
         if as_json:
             click.echo(json.dumps(manifests[0] if len(manifests) == 1 else manifests, ensure_ascii=False))
         elif not quiet:
-            from edgepipe.report.terminal import print_result
-
-            for result in results:
-                print_result(result.manifest, bundle=result.bundle, report=result.report if report else None)
+            _print(results, bundles=bundles, page=Path(page) if page else None)
         sys.stdout.flush()
     except BrokenPipeError:  # who read us is gone; the verdict stands all the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def _print(results: Sequence[CompressResult], *, bundles: bool, page: Path | None) -> None:
+    """One target as a table of every figure, several side by side."""
+    if len(results) == 1:
+        from edgepipe.report.terminal import print_result
+
+        (only,) = results
+        print_result(only.manifest, bundle=only.bundle, report=page or (only.report if bundles else None))
+        return
+    from edgepipe.report.terminal_matrix import print_matrix
+
+    places = [(f"bundle for {result.profile}", result.bundle) for result in results] if bundles else [("bundle", results[0].bundle)]
+    print_matrix([result.manifest for result in results], places=[*places, *([("report", page)] if page else [])])
+
+
+def write_page(path: Path, manifests: Sequence[Mapping[str, Any]], measurements: Sequence[Mapping[str, Any]]) -> None:
+    from edgepipe.report.html import render_html
+    from edgepipe.store import write_atomic
+
+    write_atomic(path.absolute(), render_html(manifests, measurements).encode())
 
 
 def write_junit(path: Path, manifests: Sequence[Mapping[str, Any]], *, strict: bool) -> None:

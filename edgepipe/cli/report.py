@@ -18,24 +18,23 @@ from edgepipe.errors import ModelError
 @junit_option
 @json_option
 def command(bundles: tuple[str, ...], out: str | None, junit: str | None, as_json: bool) -> None:
-    """Show the verdicts of BUNDLES again; with --out, as one page side by side."""
-    from edgepipe.report.html import render_html
+    """Show the verdicts of BUNDLES again, several side by side too; with --out, as one page."""
+    from edgepipe.cli.outcome import write_junit, write_page
     from edgepipe.report.terminal import print_result
-    from edgepipe.store import write_atomic
+    from edgepipe.report.terminal_matrix import print_matrix
 
     manifests = [read_manifest(Path(bundle)) for bundle in bundles]
     if out:
-        measurements = [read_json(Path(bundle) / "measurements.json") for bundle in bundles]
-        write_atomic(Path(out).absolute(), render_html(manifests, measurements).encode())
+        write_page(Path(out), manifests, [read_json(Path(bundle) / "measurements.json") for bundle in bundles])
     if junit:
-        from edgepipe.cli.outcome import write_junit
-
         write_junit(Path(junit), manifests, strict=False)
     if as_json:
         click.echo(json.dumps(manifests[0] if len(manifests) == 1 else manifests, ensure_ascii=False))
         return
     for bundle, manifest in zip(bundles, manifests, strict=True):
         print_result(manifest, bundle=Path(bundle), report=Path(out) if out else Path(bundle) / "report.html")
+    if len(bundles) > 1:
+        print_matrix(manifests, places=[("report", Path(out))] if out else ())
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+from markupsafe import Markup, escape
 
-from edgepipe.report import charts
+from edgepipe.report import charts, matrix, numbers
+from edgepipe.report.accuracy import AccuracyView, Changes, ClassChange, accuracy_views, class_changes, label_changes, transfer_text
+from edgepipe.report.matrix import Card, cards_of, informative, target_names, worst
+from edgepipe.report.prediction import PredictionView, prediction_view
+from edgepipe.report.roofline import RooflineView, roofline_view
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from markupsafe import Markup
-
-AXES = ("accuracy", "size", "latency", "memory", "parity", "operators")
-SEVERITY = ("broken", "unproven", "held", None)  # worst first
-MARKS = {"held": "✓", "broken": "✗", "unproven": "?", None: "·"}
 SHOWN_CHANGES, SHOWN_CLASSES = 20, 30
 PROVENANCE = {
     "measured": "on the device itself, or on this machine where its CPU's features match the profile's",
@@ -31,43 +31,19 @@ KEPT_SIZE = {"merge-lora": "merge-lora folds the adapter into the weights", "exp
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """One axis: the row its verdict hangs on, the row with a before and an after, and what else has a limit."""
-
-    axis: str
-    verdict: str | None
-    lead: Mapping[str, Any] | None
-    figure: Mapping[str, Any] | None
-    others: tuple[Mapping[str, Any], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ClassChange:
-    name: str
-    n: int
-    before: int
-    after: int
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Samples whose label changed in one direction."""
-
-    kind: str  # lost | gained | other
-    title: str
-    samples: tuple[Mapping[str, Any], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AccuracyView:
-    row: Mapping[str, Any]
-    chart: Markup
-
-
-@dataclass(frozen=True, slots=True)
 class LatencyView:
     title: str
     chart: Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Costliest:
+    """The nodes that cost most on the target, of one side."""
+
+    title: str
+    nodes: tuple[Mapping[str, Any], ...]
+    share: float
+    ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +51,7 @@ class Build:
     """What the template shows of one manifest and its measurements."""
 
     key: str
+    name: str
     manifest: Mapping[str, Any]
     rows: tuple[Mapping[str, Any], ...]
     measured: Mapping[str, Any]
@@ -82,8 +59,13 @@ class Build:
     size: Markup | None
     size_note: str
     accuracy: tuple[AccuracyView, ...]
+    transfer: str
     latency: tuple[LatencyView, ...]
     shapes: tuple[Mapping[str, Any], ...]
+    prediction: PredictionView | None
+    roofline: RooflineView | None
+    costliest: tuple[Costliest, ...]
+    accelerators: tuple[Mapping[str, Any], ...]
     classes: tuple[ClassChange, ...]
     classes_total: int
     changes: tuple[Changes, ...]
@@ -92,12 +74,16 @@ class Build:
 def render_html(manifests: Sequence[Mapping[str, Any]], measurements: Sequence[Mapping[str, Any]]) -> str:
     """The report of one build or of several profiles' builds of one model; measurements stand beside their manifests."""
     beside = [*measurements, *({} for _ in manifests)]
-    builds = [
-        _build(f"p{index}", manifest, measured or {}) for index, (manifest, measured) in enumerate(zip(manifests, beside, strict=False))
-    ]
-    here = Path(__file__)
-    worst = _worst(manifest.get("verdict") for manifest in manifests)
-    page = _template().render(builds=builds, verdict=worst, css=here.with_name("report.css").read_text(encoding="utf-8"))
+    named = zip(target_names(manifests), manifests, beside, strict=False)
+    builds = [_build(f"p{index}", name, manifest, measured or {}) for index, (name, manifest, measured) in enumerate(named)]
+    made = {json.dumps([manifest.get("artifact"), manifest.get("passes")], sort_keys=True) for manifest in manifests}
+    page = _template().render(
+        builds=builds,
+        verdict=worst(manifest.get("verdict") for manifest in manifests),
+        one_artifact=len(builds) > 1 and len(made) == 1,
+        fixes=matrix.reasons({build.name: build.cards for build in builds}, fixes=True),
+        css=Path(__file__).with_name("report.css").read_text(encoding="utf-8"),
+    )
     return page if page.endswith("\n") else page + "\n"
 
 
@@ -105,11 +91,30 @@ def render_html(manifests: Sequence[Mapping[str, Any]], measurements: Sequence[M
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    shared = ("change_text", "conditions_text", "figure", "interval_text", "limit_text", "number", "short", "unit_name", "with_unit")
-    environment.globals.update({name: getattr(charts, name) for name in shared})
+    shared = (
+        "change_text",
+        "conditions_text",
+        "figure",
+        "interval_text",
+        "level",
+        "limit_text",
+        "number",
+        "short",
+        "speed_text",
+        "unit_name",
+        "with_unit",
+    )
+    environment.globals.update({name: getattr(numbers, name) for name in shared})
     environment.globals.update({function.__name__: function for function in (axes_text, by_axis, devices_text, options_text, row_name)})
-    environment.globals.update(MARKS=MARKS, PROVENANCE=PROVENANCE, SHOWN_CHANGES=SHOWN_CHANGES)
+    environment.globals.update(MARKS=matrix.MARKS, PROVENANCE=PROVENANCE, SHOWN_CHANGES=SHOWN_CHANGES)
+    environment.filters["commands"] = commands
     return environment.get_template("report.html.j2")
+
+
+def commands(text: str) -> Markup:
+    """Text with what stands between backticks as code."""
+    parts = text.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(part) if index % 2 else escape(part) for index, part in enumerate(parts))
 
 
 def options_text(options: Mapping[str, Any]) -> str:
@@ -122,7 +127,7 @@ def row_name(row: Mapping[str, Any], lead: Mapping[str, Any]) -> str:
     conditions = row.get("conditions") or {}
     differs = {key: value for key, value in conditions.items() if key != "threads" or value != (lead.get("conditions") or {}).get(key)}
     words = [row["metric"]] if row["metric"] != lead["metric"] or not differs else []
-    return ", ".join([*words, *filter(None, [charts.conditions_text(differs)])])
+    return ", ".join([*words, *filter(None, [numbers.conditions_text(differs)])])
 
 
 def axes_text(build: Build, verdict: str) -> str:
@@ -137,55 +142,42 @@ def by_axis(build: Build, axis: str) -> Card | None:
     return next((card for card in build.cards if card.axis == axis), None)
 
 
-def _build(key: str, manifest: Mapping[str, Any], measured: Mapping[str, Any]) -> Build:
+def _build(key: str, name: str, manifest: Mapping[str, Any], measured: Mapping[str, Any]) -> Build:
     rows: Sequence[Mapping[str, Any]] = manifest.get("results") or ()
     passes = manifest.get("passes") or ()
-    axes = [*AXES, *sorted({row["axis"] for row in rows} - set(AXES))]
     limit = next((row.get("budget") for row in rows if row["axis"] == "size" and row.get("budget") is not None), None)
     notes = [KEPT_SIZE[name] for name in dict.fromkeys(run["name"] for run in passes) if name in KEPT_SIZE]
-    classes = _classes(measured)
+    classes = class_changes(measured)
+    prediction = prediction_view(measured, rows, key)
     return Build(
-        key, manifest, tuple(rows), measured,
-        cards=tuple(_card(axis, [row for row in rows if row["axis"] == axis]) for axis in axes),
+        key, name, manifest, tuple(rows), measured,
+        cards=cards_of(manifest),
         size=charts.size_chart(passes, limit, f"{key}-size") if passes else None,
         size_note=" and ".join(notes) + (": little changes in size there." if notes else ""),
-        accuracy=tuple(_accuracy(rows, key)),
+        accuracy=tuple(accuracy_views(rows, key)),
+        transfer=transfer_text(measured, str(manifest["profile"])),
         latency=tuple(_latency(rows, measured, key)),
-        shapes=tuple(row for row in rows if row["axis"] == "latency" and row["metric"] == "median" and row.get("conditions", {}).get("length") != "task"),
+        shapes=() if prediction else tuple(row for row in rows if _fixed_shape(row)),
+        prediction=prediction,
+        roofline=roofline_view(measured, passes, f"{key}-roofline"),
+        costliest=tuple(_costliest(measured)),
+        accelerators=informative(rows),
         classes=tuple(classes[:SHOWN_CLASSES] if len(classes) <= SHOWN_CLASSES else sorted(classes, key=lambda c: (c.after - c.before, c.name))[:SHOWN_CLASSES]),
         classes_total=len(classes),
-        changes=tuple(_changes(measured)),
+        changes=tuple(label_changes(measured)),
     )  # fmt: skip
 
 
-def _worst(verdicts: Iterable[str | None]) -> str | None:
-    found = set(verdicts)
-    return next((verdict for verdict in SEVERITY if verdict in found), None)
+def _fixed_shape(row: Mapping[str, Any]) -> bool:
+    timed = row["axis"] == "latency" and row["metric"] == "median" and row.get("value") is not None
+    return timed and row.get("conditions", {}).get("length") != "task"
 
 
-def _card(axis: str, rows: Sequence[Mapping[str, Any]]) -> Card:
-    verdict = _worst(row.get("verdict") for row in rows)
-    judged = [row for row in rows if row.get("verdict")]
-    lead = next((row for row in judged if row["verdict"] == verdict), rows[0] if rows else None)
-    figure = lead
-    if lead is not None and lead.get("baseline") is None:
-        beside = [row for row in rows if row.get("baseline") is not None and row.get("conditions") == lead.get("conditions")]
-        figure = beside[0] if beside else lead
-    return Card(axis, verdict, lead, figure, tuple(row for row in judged if row is not lead))
-
-
-def _accuracy(rows: Sequence[Mapping[str, Any]], key: str) -> Iterable[AccuracyView]:
-    found = [row for row in rows if row["axis"] == "accuracy" and row.get("value") is not None]
-    for index, row in enumerate(found):
-        title, name = f"{row['metric']}, {row['unit']}", f"{key}-accuracy{index}"
-        after = (row["value"], row.get("interval"), "after")
-        if row.get("baseline") is not None:
-            yield AccuracyView(
-                row, charts.interval_chart([("before", row["baseline"], None, "before"), ("after", *after)], (), title, name)
-            )
-        elif row.get("budget") is not None:
-            lines = [(0.0, "", "axis"), (row["budget"], f"limit {charts.number(row['budget'])}", "limit")]
-            yield AccuracyView(row, charts.interval_chart([("drop", *after)], lines, title, name))
+def _costliest(measured: Mapping[str, Any]) -> Iterable[Costliest]:
+    found = measured.get("costliest") or {}
+    for title, side in (("Before", "baseline"), ("After", "candidate")):
+        if nodes := tuple(found.get(side) or ()):
+            yield Costliest(title, nodes, sum(node["share"] for node in nodes), sum(node["ms"] for node in nodes))
 
 
 def _latency(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any], key: str) -> Iterable[LatencyView]:
@@ -206,19 +198,3 @@ def _latency(rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Any], key
         yield LatencyView(
             title, charts.latency_chart(timing["baseline_ms"], timing["candidate_ms"], marks, told, f"{key}-latency{int(whole)}")
         )
-
-
-def _classes(measured: Mapping[str, Any]) -> list[ClassChange]:
-    return [ClassChange(name, int(c["n"]), int(c["baseline"]), int(c["candidate"])) for name, c in (measured.get("classes") or {}).items()]
-
-
-def _changes(measured: Mapping[str, Any]) -> Iterable[Changes]:
-    groups: dict[str, list[Mapping[str, Any]]] = {"lost": [], "gained": [], "other": []}
-    for sample in measured.get("changed") or ():
-        true = sample.get("label")
-        groups[
-            "other" if true is None or true not in (sample["before"], sample["after"]) else "lost" if sample["before"] == true else "gained"
-        ].append(sample)
-    unlabelled = all(sample.get("label") is None for sample in groups["other"])
-    titles = {"lost": "Right → wrong", "gained": "Wrong → right", "other": "Label changed" if unlabelled else "Wrong → wrong"}
-    return (Changes(kind, titles[kind], tuple(samples)) for kind, samples in groups.items() if samples)

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
-from edgepipe.report.charts import conditions_text, interval_text, limit_text, short, with_unit
+from edgepipe.report.numbers import conditions_text, interval_text, level, limit_text, short, with_unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ def junit_xml(manifests: Sequence[Mapping[str, Any]], *, strict: bool = False) -
 def _suite(manifest: Mapping[str, Any], strict: bool) -> ET.Element:
     profile = str(manifest["profile"])
     passes = manifest.get("passes") or ()
-    cases = [_budget_case(row, profile, strict) for row in manifest.get("results") or () if row.get("budget") is not None]
+    cases = [_budget_case(row, profile, strict) for row in manifest.get("results") or () if _judged(row)]
     for position, run in enumerate(passes, 1):
         cases += [
             _check_case(run, check, profile, f"{position}-{run['name']}", first=index == 0)
@@ -56,6 +56,11 @@ def _suite(manifest: Mapping[str, Any], strict: bool) -> ET.Element:
     return suite
 
 
+def _judged(row: Mapping[str, Any]) -> bool:
+    """Also what has no figure to hold against a limit: an axis that is unproven must not be missing."""
+    return row.get("budget") is not None or row.get("verdict") in ("broken", "unproven")
+
+
 def _budget_case(row: Mapping[str, Any], profile: str, strict: bool) -> ET.Element:
     conditions = conditions_text(row.get("conditions") or {})
     component = "" if row.get("component", "model") == "model" else f" of {row['component']}"
@@ -68,8 +73,10 @@ def _budget_case(row: Mapping[str, Any], profile: str, strict: bool) -> ET.Eleme
     keys = ("provenance", "verdict", "value", "baseline", "budget", "unit", "n")
     case.append(_properties({key: row.get(key) for key in keys}))
     message = f"{row['metric']} is {with_unit(row.get('value'), row['unit'])}, limit {limit_text(row)} ({row['provenance']})"
+    if row.get("value") is None:
+        message = f"no {row['metric']} {row['axis']} was taken"
     message += f": {row['reason']}" if row.get("reason") else ""
-    detail = f"{message}\n95 % interval: {interval_text(row)}; n: {row.get('n') or 'not counted'}"
+    detail = f"{message}\n{level(row)} % interval: {interval_text(row)}; n: {row.get('n') or 'not counted'}"
     if row.get("verdict") == "broken":
         _outcome(case, "failure", message, detail, "broken")
     elif row.get("verdict") != "held":

@@ -9,7 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.report.charts import change_text, conditions_text, interval_text, limit_text, number, with_unit
+from edgepipe.report.numbers import change_text, conditions_text, interval_text, level, limit_text, number, with_unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -118,7 +118,7 @@ def _evaluation(manifest: Mapping[str, Any], source: Mapping[str, Any]) -> str:
     rows = [
         (
             row["axis"], escape(", ".join(filter(None, [row["metric"], conditions_text(row.get("conditions") or {})]))), escape(change_text(row)),
-            escape(interval_text(row)), escape(limit_text(row)), row["provenance"], row.get("verdict") or "reported",
+            escape(_interval(row)), escape(limit_text(row)), row["provenance"], row.get("verdict") or "reported",
         )
         for row in manifest.get("results") or ()
     ]  # fmt: skip
@@ -130,6 +130,11 @@ def _evaluation(manifest: Mapping[str, Any], source: Mapping[str, Any]) -> str:
     return text + "\n\n" + table(("Axis", "Figure", "Before → after", "95 % interval", "Limit", "Proof", "Verdict"), rows)
 
 
+def _interval(row: Mapping[str, Any]) -> str:
+    """The column says 95 %; a prediction's says its own."""
+    return interval_text(row) + ("" if level(row) == 95 or not row.get("interval") else f" ({level(row)} %)")
+
+
 def _limits(manifest: Mapping[str, Any]) -> Iterable[str]:
     rows = manifest.get("results") or ()
     program = manifest.get("program") or {}
@@ -139,7 +144,8 @@ def _limits(manifest: Mapping[str, Any]) -> Iterable[str]:
     for row in rows:
         if (verdict := row.get("verdict")) in ("broken", "unproven") and (row["axis"], verdict) not in told:
             told.add((row["axis"], verdict))
-            figure = f"{row['metric']} {with_unit(row.get('value'), row['unit'])}, limit {limit_text(row)}"
+            missing = row.get("value") is None
+            figure = f"{row['metric']} {with_unit(row.get('value'), row['unit'])}, limit {limit_text(row)}" if not missing else "no figure"
             yield f"**{verdict.capitalize()}**: {row['axis']} ({escape(figure)}){': ' if row.get('reason') else ''}{escape(row.get('reason') or '')}."
     for row in rows:
         if row["metric"] in ("batch invariance", "padding invariance") and row.get("value") is not None:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgepipe.report.numbers import figure, level
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -31,7 +33,7 @@ def amount(value: float | None, unit: str) -> str:
         return f"{100 * value:.1f} %"
     if unit == "samples/s":
         return f"{value:.0f} /s"
-    return f"{value:.2f} {unit}"
+    return f"{figure(value, unit) if unit == 'ms' else f'{value:.2f}'} {unit}"
 
 
 class _Console(Console):
@@ -39,11 +41,16 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def print_result(manifest: Mapping[str, Any], *, bundle: Path | None = None, report: Path | None = None) -> None:
-    """Table of every figure, then the unproven or broken ones' reasons, then where things are."""
+def console_for_reports() -> Console:
     console = _Console()
     if not console.is_terminal:  # a pipe or CI log has no width; wrapped cells would only be harder to read
         console = _Console(width=PLAIN_WIDTH)
+    return console
+
+
+def print_result(manifest: Mapping[str, Any], *, bundle: Path | None = None, report: Path | None = None) -> None:
+    """Table of every figure, then the unproven or broken ones' reasons, then where things are."""
+    console = console_for_reports()
     table = Table(
         title=escape(f"{manifest['source']['model']} on {manifest['profile_title']}"),
         title_justify="left",
@@ -60,14 +67,13 @@ def print_result(manifest: Mapping[str, Any], *, bundle: Path | None = None, rep
         shown = row["axis"] if row["axis"] != axis else ""
         axis = row["axis"]
         verdict = row["verdict"]
-        interval = row["interval"]
         table.add_row(
             shown,
-            row["metric"] + conditions(row["conditions"]),
+            row["metric"].removesuffix(" of arithmetic") + conditions(row["conditions"]),
             amount(row["baseline"], row["unit"]),
             amount(row["value"], row["unit"]),
             amount(row["budget"], row["unit"]),
-            f"{interval[0]:.2f} … {interval[1]:.2f}" if interval else "",
+            _interval(row),
             row["provenance"],
             f"[{COLOURS[verdict]}]{MARKS[verdict]}[/]" if verdict else "[dim]reported[/]",
         )
@@ -90,8 +96,19 @@ def print_result(manifest: Mapping[str, Any], *, bundle: Path | None = None, rep
     console.print()
 
 
+def _interval(row: Mapping[str, Any]) -> str:
+    """The column says 95 %; a prediction's says its own."""
+    if not row["interval"]:
+        return ""
+    low, high = (amount(bound, row["unit"]).removesuffix(f" {row['unit']}") for bound in row["interval"])
+    return f"{low} … {high}" + ("" if level(row) == 95 else f" ({level(row)} %)")
+
+
 def conditions(found: Mapping[str, Any]) -> str:
     """` (1 × 128)` for a fixed shape; nothing at the task's own lengths."""
     if not found or found.get("length") in ("task", "longest"):
         return ""
+    if "shapes" in found:
+        parts = found.get("partitions", 0)
+        return f" ({found['shapes']}, {parts} partition{'' if parts == 1 else 's'})"
     return f" ({found['batch']} × {found['length']})" if found.get("length") else f" (batch {found['batch']})"

@@ -7,6 +7,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from edgepipe.report.junit import junit_xml
+from tests.report import devices
 
 
 def suites(text: str) -> list[ET.Element]:
@@ -96,3 +97,19 @@ def test_text_that_xml_cannot_hold_is_replaced(manifest: dict[str, Any], change_
 
 def test_no_manifests_give_an_empty_document() -> None:
     assert suites(junit_xml([])) == []
+
+
+def test_axis_without_a_figure_is_skipped_not_missing(manifest: dict[str, Any]) -> None:
+    found, _ = devices.phone(manifest)
+    (suite,) = suites(junit_xml([found]))
+    skipped = case(suite, "latency").find("skipped")
+    assert skipped is not None and skipped.get("message") == "no median latency was taken: emulated times are no latencies"
+    assert not [c for c in suite.iter("testcase") if "share of arithmetic" in (c.get("name") or "")]  # no limit, no verdict, no test
+    (strict,) = suites(junit_xml([found], strict=True))
+    assert case(strict, "latency").find("failure") is not None
+
+
+def test_prediction_names_its_own_interval(manifest: dict[str, Any]) -> None:
+    (suite,) = suites(junit_xml([devices.rpi4(manifest)[0]]))
+    skipped = case(suite, "latency", "median [1 × 128").find("skipped")
+    assert skipped is not None and "90 % interval: 241 to 377" in (skipped.text or "")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edgepipe.report.model_card import render_model_card
+from tests.report import devices
 
 
 def front_matter(card: str) -> str:
@@ -138,3 +139,11 @@ def test_card_of_a_model_that_no_pass_changed_and_nothing_is_known_of(manifest: 
     manifest.update(passes=[], verdict=None, machine={}, versions={}, program={})
     card = render_model_card(manifest)
     assert "# model for A small board" in card and "no verdict" in card and "as it came" in card
+
+
+def test_card_of_a_device_that_was_predicted_or_not_timed_at_all(manifest: dict[str, Any]) -> None:
+    predicted = section(render_model_card(devices.rpi4(manifest)[0]), "Evaluation")
+    assert "60.1 → 41.3 ms | 33.0 to 51.6 (90 %) | ≤ 60.1 ms | predicted | held" in predicted
+    card = render_model_card(devices.phone(manifest)[0])
+    assert "**Unproven**: latency (no figure): emulated times are no latencies." in section(card, "Limits")
+    assert "| no figure | – | – | host | unproven |" in card and "CoreML share of arithmetic" in card
