@@ -12,7 +12,8 @@
 Weights are random: they decide nothing that is counted. The .tflite files are keras.applications' networks (MobileNet
 v1, v2, v3 large, ResNet-50; EfficientNet-lite0 after its paper) through TFLiteConverter, int8 with random calibration;
 the .onnx files transformers' and ultralytics' networks through torch.onnx.export, int8 by quantize_static (QDQ,
-per channel, u8 × s8). What is already in the file is not counted again.
+per channel, u8 × s8); of 2026-11-25 (timm/…, mobilenet-v2-0.5, vgg-13: timm 1.0.31; shufflenet-v2: torchvision 0.28)
+through the same exporter (dynamo=False, opset 17), as their source does; a % in a file's name stands for a /. What is already in the file is not counted again.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def networks(runtime: str, folder: Path) -> list[tuple[str, str, Path, tuple[str
                     found.append((network, precision, path, (shape,), sum(kind not in NOT_LAYERS for kind in kinds)))
         return found
     for path in sorted(folder.glob("*.onnx" if runtime.startswith("onnxruntime") else "*.tflite")):
-        network, precision = path.stem.rsplit(".", 1)
+        network, precision = path.stem.replace("%", "/").rsplit(".", 1)
         found.append((network, "int8" if precision == "int8" else "float", path, (), TFLITE_LAYERS.get(network, 0)))
     return found
 
@@ -142,18 +143,15 @@ def main() -> None:
                 print(key, file=sys.stderr)
                 if options.runtime.startswith("onnxruntime"):
                     counts = count_onnx(emulation, options.wheels, path, caches, scratch)
+                    rows[key] = board_counts.onnx_row(counts, core, CACHES[core], serial_groups=options.runtime == OLD_RUNTIME)
                 else:
                     borders = scratch / "borders.txt"
                     option = plugin_option(plugin, borders, caches, SLICE)
                     guest = str(Path(__file__).with_name("board_guest.py"))
                     call = [*command, "-plugin", option, emulation.python, guest, options.wheels, options.runtime, str(path), *arguments]
                     run_counted(call, {**os.environ, **emulator_env(emulation)})
-                    counts = sliced(borders, caches)
-                rows[key] = {
-                    "layers": layers,
-                    "caches": CACHES[core],
-                    "groups": board_counts.grouped(counts, core, serial_groups=options.runtime == OLD_RUNTIME),
-                }
+                    groups = board_counts.grouped(sliced(borders, caches), core)
+                    rows[key] = {"layers": layers, "caches": CACHES[core], "groups": groups}
                 board_counts.write(rows)
 
 

@@ -136,7 +136,7 @@ def planned(request: Request, *, whole: bool = True) -> tuple[Prepared, list[Pla
 
     Without `whole`, samples are not read and the output folder may exist: enough for a plan.
     """
-    profiles = with_devices([load_profile(name) for name in request.profiles], request.devices)
+    profiles = [load_profile(name) for name in request.profiles]
     if not profiles:
         raise UsageError(
             "no profile is given", where="--profile", fix="name the device: --profile rpi4, or --profile host for this machine"
@@ -146,6 +146,7 @@ def planned(request: Request, *, whole: bool = True) -> tuple[Prepared, list[Pla
         raise UsageError(
             f'two profiles are named "{twice}", and each needs a folder of its own', where="--profile", fix="name each device once"
         )
+    profiles = with_devices(profiles, request.devices)
     outs = [request.out if len(profiles) == 1 else request.out / name for name in names]
     if whole:
         for out in outs:

@@ -100,17 +100,28 @@ class Fitted(Table):
     log_sigma: float = Field(gt=0, description="of log(predicted ÷ published), so that 90 % lie inside the interval")
 
 
+class FittedRuntime(Table):
+    """How much slower than its counted instructions one runtime is; ncnn, which the cores were fitted with, is the unit."""
+
+    to: str = Field(description="the published figures it was fitted to")
+    figures: int = Field(ge=0)
+    factor: float = Field(gt=0, description="on a node's work and waiting: what counting one warm inference does not see")
+    sync_us: float = Field(ge=0, description="per node on several threads, at 1 GHz: to start the threads and to wait for the last")
+    log_sigma: float | None = Field(default=None, gt=0, description="of log(predicted ÷ published) of its own figures")
+    cores: tuple[str, ...] = Field(default=(), description="whose figures, on all cores at once, log_sigma is of")
+
+
 class Calibration(Table):
     """profiles/cores/calibration.toml, written by benchmarks/board_timings.py."""
 
     serial_fraction: float = Field(ge=0, lt=1, description="of a node's work that one thread does alone")
-    sync_us: float = Field(ge=0, description="per node on several threads, at 1 GHz")
     threads_log_sigma: float = Field(ge=0, description="joins log_sigma with several threads")
     ratio_log_sigma: float = Field(gt=0, description="of the ratio of two models' latencies on one device")
     unchecked_log_sigma: float = Field(gt=0, description="joins × the share of time in operators without a published figure")
     stand_in_log_sigma: float = Field(gt=0, description="joins where another core stands in, or no bandwidth is known")
     checked_operators: tuple[str, ...]
     cores: dict[str, Fitted]
+    runtimes: dict[str, FittedRuntime]
 
 
 @cache

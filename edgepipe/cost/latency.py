@@ -28,6 +28,7 @@ LINE_BYTES = 64
 # Kernels of ONNX Runtime that use no thread pool (onnxruntime/core/providers/cpu/tensor/).
 SERIAL_OPERATORS = frozenset({"Concat", "Pad", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
 Bound = Literal["compute", "issue", "memory"]
+RUNTIME = "onnxruntime"  # whose inferences are counted
 _INSTRUCTIONS = (
     "fma_q", "fma_d", "dot", "mmla", "imul", "simd", "permute", "transfer", "fdiv", "load_simd", "load", "store_simd",
     "store", "branch", "alu", "mul", "div", "prefetch", "other",
@@ -117,16 +118,25 @@ def predict(counts: Counts, profile: Profile, threads: int | None = None) -> Pre
         reasons.append(f"no constant was fitted to a {core.core}; they are {fitted.to}")
     if profile.memory.bandwidth_gb_s is None:
         reasons.append(f"the profile has no memory bandwidth; {DEFAULT_BANDWIDTH_GB_S:g} GB/s assumed")
+    known = interval_sigma(core.core, threads, calibration, RUNTIME)
     guessed = stand_in or not fitted.figures or profile.memory.bandwidth_gb_s is None
     sigma = math.hypot(
-        fitted.log_sigma,
-        calibration.threads_log_sigma if threads > 1 else 0.0,
+        known,
         calibration.unchecked_log_sigma * share,
         calibration.stand_in_log_sigma if guessed else 0.0,
     )
     spread = math.exp(Z90 * sigma)
     bound = max(times, key=lambda cause: times[cause])
     return Prediction(ms, ms / spread, ms * spread, nodes, bound, tuple(sorted(unknown)), tuple(reasons))
+
+
+def interval_sigma(core: str, threads: int, calibration: Calibration, runtime_name: str) -> float:
+    """Of log(predicted ÷ published): the runtime's own figures where it has some like this one, else never narrower."""
+    fitted, runtime = calibration.cores[core], calibration.runtimes[runtime_name]
+    sigma = math.hypot(fitted.log_sigma, calibration.threads_log_sigma if threads > 1 else 0.0)
+    if runtime.log_sigma is None:
+        return sigma
+    return runtime.log_sigma if core in runtime.cores and threads > 1 else max(sigma, runtime.log_sigma)
 
 
 def ratio(model: Prediction, other: Prediction) -> Ratio:
@@ -145,7 +155,7 @@ def _unchecked_share(prediction: Prediction) -> float:
 def _node(
     name: str, op_type: str, amounts: Mapping[str, int], core: Core, profile: Profile, threads: int, calibration: Calibration
 ) -> NodePrediction:
-    fitted = calibration.cores[core.core]
+    fitted, runtime = calibration.cores[core.core], calibration.runtimes[RUNTIME]
     cost = node_cost(amounts, core, fitted)
     bandwidth = profile.memory.bandwidth_gb_s or DEFAULT_BANDWIDTH_GB_S
     clock, serial = profile.cpu.clock_mhz, calibration.serial_fraction
@@ -154,14 +164,14 @@ def _node(
     if threads > 1 and op_type and op_type not in SERIAL_OPERATORS:  # what runs between nodes stays on one thread,
         # and so do nodes too small to share
         shared = spread_over(cost, fitted, clock, bandwidth, threads, serial)
-        waiting = calibration.sync_us / clock  # µs at 1 GHz → ms at the clock
-        if sum(shared) + waiting < work_ms + memory_ms:
+        waiting = runtime.sync_us / clock  # µs at 1 GHz → ms at the clock
+        if runtime.factor * sum(shared) + waiting < runtime.factor * (work_ms + memory_ms):
             (work_ms, memory_ms), sync_ms, used = shared, waiting, threads
     computing = cost.compute * _part(used, serial) / clock / 1e3
     bound: Bound = "issue" if cost.unit in ("issue", "branch") else "compute"
     if computing < (work_ms + memory_ms) / 2:
         bound = "memory"
-    return NodePrediction(name, op_type, work_ms + memory_ms + sync_ms, bound)
+    return NodePrediction(name, op_type, runtime.factor * (work_ms + memory_ms) + sync_ms, bound)
 
 
 def _part(threads: int, serial: float) -> float:

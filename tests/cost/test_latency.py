@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from edgepipe.cost.cores import CALIBRATION, Fitted, core_of, load_calibration, load_core
 from edgepipe.cost.counting import Counts, NodeCounts
-from edgepipe.cost.latency import cache_shapes, node_cost, predict, ratio, spread_over
+from edgepipe.cost.latency import cache_shapes, interval_sigma, node_cost, predict, ratio, spread_over
 from edgepipe.errors import UsageError
 from edgepipe.profile import Profile, load_profile
 from edgepipe.resources import resource
@@ -101,6 +102,36 @@ def test_threads_share_what_the_common_cache_delivers() -> None:
     assert spread_over(cost, IDEAL, 1000, 10, 1, 0.0)[0] == pytest.approx(100 + 80)
 
 
+def test_the_runtimes_factor_and_its_cost_per_shared_node() -> None:
+    profile, calibration = load_profile("rpi4"), load_calibration()
+    runtime, fitted = calibration.runtimes["onnxruntime"], calibration.cores["cortex-a72"]
+    assert calibration.runtimes["ncnn"].factor == 1
+    assert runtime.factor > 1
+    cost = node_cost(FMA, core("cortex-a72"), fitted)
+    arguments = (cost, fitted, profile.cpu.clock_mhz, profile.memory.bandwidth_gb_s)
+    one, four = (sum(spread_over(*arguments, threads, calibration.serial_fraction)) for threads in (1, 4))
+    assert predict(counts((CHECKED, FMA)), profile, 1).ms == pytest.approx(runtime.factor * one)
+    waiting = runtime.sync_us / profile.cpu.clock_mhz
+    assert predict(counts((CHECKED, FMA)), profile, 4).ms == pytest.approx(runtime.factor * four + waiting)
+
+
+def test_a_node_that_costs_more_to_share_stays_on_one_thread() -> None:
+    profile = load_profile("rpi4")
+    small = counts((CHECKED, {name: n // 10_000 for name, n in FMA.items()}))
+    assert predict(small, profile, 4).ms == predict(small, profile, 1).ms
+
+
+def test_the_interval_is_the_runtimes_own_where_it_has_figures() -> None:
+    calibration = load_calibration()
+    runtime = calibration.runtimes["onnxruntime"]
+    assert interval_sigma("cortex-a72", 4, calibration, "onnxruntime") == runtime.log_sigma
+    assert interval_sigma("cortex-a53", 4, calibration, "onnxruntime") > calibration.cores["cortex-a53"].log_sigma
+    for threads in (1, 4):  # elsewhere never narrower than what ncnn's boards showed
+        of_ncnn = interval_sigma("cortex-a53", threads, calibration, "ncnn")
+        assert interval_sigma("cortex-a53", threads, calibration, "onnxruntime") >= of_ncnn
+    assert interval_sigma("cortex-a72", 1, calibration, "onnxruntime") >= calibration.cores["cortex-a72"].log_sigma
+
+
 def test_more_threads_than_cores_change_nothing() -> None:
     profile = load_profile("rpi4")
     assert predict(counts((CHECKED, FMA)), profile, 64).ms == predict(counts((CHECKED, FMA)), profile, 4).ms
@@ -140,7 +171,8 @@ def test_ratio_is_narrower_than_two_latencies() -> None:
     half = predict(counts((CHECKED, {name: n // 2 for name, n in FMA.items()})), profile)
     found = ratio(half, whole)
     assert found.value == pytest.approx(0.5, rel=0.05)
-    assert found.high / found.low < half.high / half.low
+    unrelated = math.hypot(*(math.log(one.high / one.low) for one in (half, whole)))
+    assert math.log(found.high / found.low) < unrelated
     assert found.low < found.value < found.high
 
 
