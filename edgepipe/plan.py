@@ -120,10 +120,8 @@ def _quantize(profile: Profile, quoted: str) -> dict[str, Any]:
 
 
 def _four_bit(profile: Profile, quoted: str) -> str:
-    if quoted:
-        return f"4-bit weights: {quoted}, and no pass for it yet"
-    why = "needs int8 dot products to pay, which are not in cpu.isa" if not profile.cpu.int8_dot_product else "no pass for it yet"
-    return f"4-bit weights: {why}"
+    why = "no pass for it yet" if profile.cpu.int8_dot_product else "needs int8 dot products to pay, which are not in cpu.isa"
+    return f"4-bit weights: {why}" + (f"; {quoted}" if quoted else "")
 
 
 def is_quantized(artifact: Artifact) -> bool:
