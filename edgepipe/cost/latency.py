@@ -140,7 +140,9 @@ def interval_sigma(core: str, threads: int, calibration: Calibration, runtime_na
 
 
 def ratio(model: Prediction, other: Prediction) -> Ratio:
-    """`model`'s latency over `other`'s, both predicted for one device and thread count."""
+    """`model`'s latency over `other`'s, both predicted for one device and thread count; exactly 1 for the same counts."""
+    if model.nodes == other.nodes:
+        return Ratio(1.0, 1.0, 1.0)
     calibration = load_calibration()
     unchecked = abs(_unchecked_share(model) - _unchecked_share(other))  # what both have in common cancels
     spread = math.exp(Z90 * math.hypot(calibration.ratio_log_sigma, calibration.unchecked_log_sigma * unchecked))
