@@ -6,6 +6,7 @@ per sample) · {"do": "batch", samples, length} · {"do": "repeat", feeds, times
 """
 
 import base64
+import io
 import json
 import os
 import sys
@@ -28,6 +29,8 @@ def unpack(entry):
 def unpack_sample(sample):
     if "tensors" in sample:
         return {**sample, "tensors": {name: unpack(entry) for name, entry in sample["tensors"].items()}}
+    if "image_data" in sample:  # of a file that is not on this device
+        return {**sample, "image": io.BytesIO(base64.b64decode(sample["image_data"]))}
     return sample
 
 

@@ -37,7 +37,7 @@ def main(model, feeds_path, prefix, *disabled_optimizers):
     import numpy as np
 
     with np.load(feeds_path) as stored:
-        feeds = {name: stored[name] for name in stored.files}
+        feeds = {name[1:]: stored[name] for name in stored.files}
     session = open_profiled(model, prefix, disabled_optimizers)
     mark(WARM)
     session.run(None, feeds)  # the first run allocates and fills the caches

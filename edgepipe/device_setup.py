@@ -203,12 +203,18 @@ def apt_fetch(folder: Path, arch: str, names: Sequence[str], versions: Mapping[s
             where="apt",
             fix=f"name a sources.list of Debian {release} in {SOURCES}; the set-up uses it and leaves the system as it is",
         )
-    exact = [f"{name}={(versions or {}).get(name)}" if (versions or {}).get(name) in have[name] else name for name in names]
-    _run(["apt-get", *options, "-qq", "download", *exact], "download packages", "apt", cwd=folder)
-    latest = {name: max(folder.glob(f"{name}_*_*.deb"), key=lambda path: path.stat().st_mtime_ns, default=None) for name in names}
-    if lost := [name for name, path in latest.items() if path is None]:
+    wanted = {name: (versions or {}).get(name, "") for name in names}
+    chosen = {name: version if version in have[name] else have[name][0] for name, version in wanted.items()}  # apt names the newest first
+    _run(
+        ["apt-get", *options, "-qq", "download", *(f"{name}={version}" for name, version in chosen.items())],
+        "download packages",
+        "apt",
+        cwd=folder,
+    )
+    found = {name: next(folder.glob(f"{name}_{version.replace(':', '%3a')}_*.deb"), None) for name, version in chosen.items()}
+    if lost := [name for name, path in found.items() if path is None]:
         raise DeviceError(f"apt gave no {', '.join(lost)}", where="apt", fix="run the set-up again")
-    return [path for path in latest.values() if path is not None]
+    return [path for path in found.values() if path is not None]
 
 
 def wheel_command(folder: Path, wanted: Sequence[str]) -> list[str]:

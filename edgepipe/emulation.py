@@ -80,6 +80,12 @@ def lock_digest(part: str) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
+def root_runtime() -> str:
+    """The version of ONNX Runtime in the ARM root."""
+    lines = (resource("devices") / "emulation" / WHEELS).read_text(encoding="utf-8").splitlines()
+    return next(line.split("==")[1].split()[0] for line in lines if line.startswith("onnxruntime=="))
+
+
 def folder_of(part: str) -> Path:
     return cache_root() / "devices" / f"{part}-{lock_digest(part)[:12]}"
 
@@ -131,16 +137,17 @@ def emulated(profile: Profile) -> Emulated:
         )
     home = folder_of("emulator")
     env = {"LD_LIBRARY_PATH": f"{home}/usr/lib/x86_64-linux-gnu:{home}/lib/x86_64-linux-gnu"}
-    # The emulator's libraries must not reach the emulated program, nor the user's Python settings.
-    unset = ("-U", "LD_LIBRARY_PATH", "-U", "PYTHONPATH", "-U", "PYTHONHOME", "-U", "LD_PRELOAD")
     parts = [_setup_digest(part) for part in parts_of(profile)]
     if profile.cpu.arch == "x86_64":
         name = X86_WITHOUT_VNNI
-        return Emulated(
-            (f"{home}/usr/bin/qemu-x86_64", "-cpu", name, *unset), sys.executable, env, name, name, _digest([*parts, name, sys.version])
-        )
+        own = os.environ.get("LD_LIBRARY_PATH")  # this Python's, which the emulated one is; the emulator's must not reach it
+        libraries = ("-E", f"LD_LIBRARY_PATH={own}") if own else ("-U", "LD_LIBRARY_PATH")
+        command: tuple[str, ...] = (f"{home}/usr/bin/qemu-x86_64", "-cpu", name, *libraries)
+        return Emulated(command, sys.executable, env, name, name, _digest([*parts, name, sys.version]))
     name, nearest = qemu_cpu(profile.cpu)
     view = cpu_view(profile.cpu)
+    # The emulator's libraries must not reach the emulated program, nor the user's Python settings.
+    unset = ("-U", "LD_LIBRARY_PATH", "-U", "PYTHONPATH", "-U", "PYTHONHOME", "-U", "LD_PRELOAD")
     command = (f"{home}/usr/bin/qemu-aarch64", "-L", str(view), "-cpu", name, *unset, "-E", "PYTHONDONTWRITEBYTECODE=1")
     digest = _digest([*parts, name, view.name])
     return Emulated(command, f"{view}/usr/bin/python3.11", env, name, nearest, digest)

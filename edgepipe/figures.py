@@ -18,11 +18,15 @@ from edgepipe.pipeline import library_version, sources_digest
 from edgepipe.predicted import predict_latencies
 from edgepipe.resources import resource
 from edgepipe.runners import runner_for
+from edgepipe.store import cache_root, disk_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgepipe.artifact import Artifact
     from edgepipe.config import Task
     from edgepipe.pipeline import Setting
+    from edgepipe.runners import Runner
     from edgepipe.tasks import TaskSpec
 
 
@@ -42,16 +46,19 @@ def measured_on(
                 "samples": target_samples if runner.emulates else None,
                 "threads": runner.threads,
                 "machine": machine_facts(),
-                "versions": [library_version(name) for name in ("edgepipe", "onnxruntime", "numpy", "tokenizers")],
+                "versions": [library_version(name) for name in ("edgepipe", "onnxruntime", "numpy", "tokenizers", "pillow")],
                 "sources": [_sources(), source_of(task.metric), source_of(type(runner))],
             }
         )
         progress, samples = setting.progress, setting.splits("test")
         progress.stage("validate", f"on {setting.profile.name} through {runner.name}")
         kept = setting.store.get_result(key)
-        found = Measurement.from_json(kept) if kept else None
+        try:
+            found = Measurement.from_json(kept) if kept else None
+        except (KeyError, TypeError, AttributeError):  # damaged: taken again
+            found = None
         if found is not None and not found.disturbed:
-            outcome = "cached"
+            outcome, found.proofs = "cached", _proofs(runner, found.proofs)
         else:
             if found is not None:  # outputs do not change with what else a machine does; times do
                 found = retime(found, artifact, baseline, runner, samples, progress)
@@ -59,13 +66,19 @@ def measured_on(
                 found = measure_emulated(artifact, baseline, runner, task, samples, progress, target_samples)
             else:
                 found = measure(artifact, baseline, runner, task, samples, runner.threads, progress)
-            found.proofs = {axis: asdict(runner.proof(axis)) for axis in AXIS_EXIT_CODES}
+            found.proofs = _proofs(runner, found.proofs)
             outcome = f"{len(found.baseline_counts)} samples"
             setting.store.put_result(key, found.to_json())
         if runner.emulates:  # from counts that are kept by themselves: what is known of the core may have changed since
             _add_latency(found, artifact, baseline, setting)
     progress.finish("validate", outcome)
     return found
+
+
+def _proofs(runner: Runner, noted: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """What figures are worth for the profile that asks, which need not be the one they were taken for; notes of then stay."""
+    proofs = {axis: asdict(runner.proof(axis)) for axis in AXIS_EXIT_CODES}
+    return {axis: {**proof, "note": proof["note"] or noted.get(axis, {}).get("note", "")} for axis, proof in proofs.items()}
 
 
 def _add_latency(found: Measurement, candidate: Artifact, baseline: Artifact, setting: Setting) -> None:
@@ -75,9 +88,12 @@ def _add_latency(found: Measurement, candidate: Artifact, baseline: Artifact, se
         found.unpredicted = f"latency is predicted for ARM cores only, and {profile.title} is {profile.cpu.arch}"
         return
     try:
-        result = predict_latencies(candidate, baseline, profile, emulated(profile), setting.splits("test"), setting.store, setting.progress)
+        with disk_errors(cache_root()):
+            result = predict_latencies(
+                candidate, baseline, profile, emulated(profile), setting.splits("test"), setting.store, setting.progress
+            )
     except DeviceError as error:
-        found.unpredicted = f"{error.what}: {error.fix}"
+        found.unpredicted = ": ".join(text for text in (error.what, error.fix) if text)
         return
     found.predicted, found.scaling, found.costliest, found.roofline = result.entries, result.scaling, result.costliest, result.roofline
     found.unpredicted = ""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 EQUAL = 1e-6  # outputs that differ by less are the same; around zero their direction is rounding
+FARTHEST = float(np.finfo(np.float32).max)  # JSON has no infinity
 
 
 def row_gaps(together: Mapping[str, np.ndarray], alone: Sequence[Mapping[str, np.ndarray]]) -> Iterator[Gap]:
@@ -30,9 +31,15 @@ class Gap:
 
 
 def gap_of(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> Gap:
+    """Outputs that are no numbers, or of unlike shapes, are as far apart as can be."""
     products, largest = {}, 0.0
     for name in a:
         x, y = a[name].astype(np.float64).ravel(), b[name].astype(np.float64).ravel()
+        alike = a[name].shape == b[name].shape
+        if alike:  # a masked score is the same infinity in both
+            x, y = (value[~(np.isinf(x) & (x == y))] for value in (x, y))
+        if not alike or not (np.isfinite(x).all() and np.isfinite(y).all()):
+            return Gap(dict.fromkeys(a, (0.0, 1.0, 1.0)), FARTHEST, False)
         products[name] = (float(x @ y), float(x @ x), float(y @ y))
         largest = max(largest, float(np.abs(x - y).max()) if x.size else 0.0)
     first = next(iter(a))
@@ -51,7 +58,7 @@ def summary(gaps: Sequence[Gap]) -> dict[str, float]:
         cosines.append(xy / (xx * yy) ** 0.5 if xx * yy > 0 else 1.0)
     return {
         "n": len(gaps),
-        "cosine": 1.0 if largest < EQUAL else float(min(cosines)),
+        "cosine": 1.0 if largest < EQUAL else 0.0 if largest >= FARTHEST else float(min(cosines)),
         "max_abs": largest,
         "label_agreement": statistics.fmean(gap.same_top for gap in gaps),
     }

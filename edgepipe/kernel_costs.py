@@ -34,7 +34,11 @@ def measure_kernels(profile: Profile, progress: Progress) -> CostTable:
     """Costs on one thread. Raises `UsageError` for a device that can neither be reached nor predicted."""
     with closing(runner_for(profile)) as runner:
         proof = runner.proof("latency")
-        if proof.provenance not in ("measured", "predicted"):
+        if runner.emulates and profile.cpu.arch != "aarch64":
+            raise UsageError(
+                f"kernels are counted for ARM cores only, and {profile.title} is {profile.cpu.arch}", where=f"profile {profile.name}"
+            )
+        if proof.doubt or proof.provenance not in ("measured", "predicted"):
             raise UsageError(
                 f"kernels of {profile.title} can be neither timed nor counted here: {proof.doubt}",
                 where=f"profile {profile.name}",

@@ -180,14 +180,14 @@ def _walk(
                 note_labels(sample, task.predicted(a.outputs, labels), task.predicted(b.outputs, labels), labels, result)
         kept += ours[: max(0, PARITY_SAMPLES - len(kept))]  # parity and invariance look at no more
     while len(model.baseline_ms) < MIN_TIMINGS:
-        _time_block(old, new, samples, (model, total), reverse=bool(len(model.baseline_ms) % 2))
+        _time_block(old, new, samples, (model, total), reverse=bool(len(model.baseline_ms) // len(samples) % 2))
     result.timings += [model, total]
     return kept
 
 
 def scores(sample: Sample, before: Prediction, after: Prediction, task: TaskSpec, labels: Sequence[str]) -> tuple[list[float], list[float]]:
     """The task's counts of one sample, of the uncompressed model and of the candidate."""
-    if before.word_starts:
+    if "tokens" in sample:  # also where no word is left of it
         sample = {**sample, "word_starts": before.word_starts}
     theirs, ours = (task.score(one.outputs, before.outputs, sample, labels) for one in (before, after))
     return [float(v) for v in theirs], [float(v) for v in ours]
@@ -202,8 +202,8 @@ def _time_block(
     else:
         theirs, ours = old.predict(block), new.predict(block)
     for timing, attribute in zip(timings, ("model_ns", "total_ns"), strict=True):
-        timing.baseline_ms += [getattr(prediction, attribute) / 1e6 for prediction in theirs]
-        timing.candidate_ms += [getattr(prediction, attribute) / 1e6 for prediction in ours]
+        timing.baseline_ms += [max(1, getattr(prediction, attribute)) / 1e6 for prediction in theirs]
+        timing.candidate_ms += [max(1, getattr(prediction, attribute)) / 1e6 for prediction in ours]
     return theirs, ours
 
 
@@ -241,8 +241,8 @@ def _fixed_shape(old: OpenModel, new: OpenModel, candidate: Artifact, batch: int
         else:
             theirs, ours = old.repeat(feeds, PER_ROUND), new.repeat(feeds, PER_ROUND)
         if round_number:  # the first round warms caches up
-            timing.baseline_ms += [ns / 1e6 for ns in theirs]
-            timing.candidate_ms += [ns / 1e6 for ns in ours]
+            timing.baseline_ms += [max(1, ns) / 1e6 for ns in theirs]
+            timing.candidate_ms += [max(1, ns) / 1e6 for ns in ours]
     return timing
 
 

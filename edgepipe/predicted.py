@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import statistics
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from edgepipe.artifact import digest
 from edgepipe.cost.cores import core_of
@@ -22,6 +25,7 @@ from edgepipe.measure import STAGE
 from edgepipe.pipeline import sources_digest
 from edgepipe.probes import encoder_for, feeds_of, fixed_feeds
 from edgepipe.resources import resource
+from edgepipe.runners.agent import wire
 from edgepipe.store import cache_root
 
 if TYPE_CHECKING:
@@ -69,24 +73,30 @@ def predict_latencies(
         counting = [
             (name, shape, pool.submit(_counts, artifact, shape, samples, profile, emulation, store)) for name, artifact, shape in jobs
         ]
-        for number, (name, shape, future) in enumerate(counting):
-            found[name, shape] = future.result()
-            progress.update(STAGE, f"counting instructions for {profile.cpu.model}", number + 1, len(jobs))
+        try:
+            for number, (name, shape, future) in enumerate(counting):
+                found[name, shape] = future.result()
+                progress.update(STAGE, f"counting instructions for {profile.cpu.model}", number + 1, len(jobs))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # else those that wait would still run, minutes each
+            _stop_counting()
+            raise
     threads = profile.runtime.threads
     kinds = ("baseline", "candidate")
+    runs = 2 if candidate.program["preprocess"].get("twin") else 1  # a sample of two texts runs the model on each
 
     def at(shape: tuple[int, int], label: str) -> dict[str, Any]:
         before, after = (predict(found[name, shape], profile, threads) for name in kinds)
-        return _entry(before, after, shape[0], label, threads)
+        return _entry(before, after, shape[0], label, threads, runs if label == "task" else 1)
 
     entries = [at(shape, str(shape[1]) if task_length else "task") for shape in shapes]
     at_task = {name: found[name, shapes[0]] for name in kinds}
     if task_length:
         at_task = {name: _between(found[name, shapes[0]], found[name, shapes[-1]], shapes, task_length) for name in kinds}
         before, after = (predict(at_task[name], profile, threads) for name in kinds)
-        entries.insert(0, {**_entry(before, after, 1, "task", threads), "median_length": task_length})
+        entries.insert(0, {**_entry(before, after, 1, "task", threads, runs), "median_length": task_length})
     scaling = [
-        {"threads": n, **{name: predict(at_task[name], profile, n).ms for name in kinds}} for n in range(1, threads + 1)
+        {"threads": n, **{name: runs * predict(at_task[name], profile, n).ms for name in kinds}} for n in range(1, threads + 1)
     ]  # fmt: skip
     longest = {name: found[name, shapes[-1]] for name in kinds}
     costliest = {name: _costliest(predict(counts, profile, threads)) for name, counts in longest.items()}
@@ -117,12 +127,15 @@ def _counts(
             "cpu": emulation.digest,
             "caches": [[cache.kib, cache.ways] for cache in caches],
             "shape": list(shape),
-            "inputs": digest({"first": str(samples[0])}) if artifact.program["preprocess"]["kind"] == "tensors" else "",
+            "inputs": digest(wire(samples[0])) if artifact.program["preprocess"]["kind"] == "tensors" else "",
             "sources": sources_digest([*_counter_files(), Path(__file__)]),
         }
     )
     if kept := store.get_result(key):
-        return Counts.from_json(kept)
+        try:
+            return Counts.from_json(kept)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            pass  # damaged: counted again
     given = artifact.program["preprocess"]["kind"] == "tensors"
     feeds = feeds_of(artifact, samples[:1]) if given else fixed_feeds(artifact, *shape)
     counts = count(
@@ -139,19 +152,29 @@ def _counts(
     return counts
 
 
+def _stop_counting() -> None:
+    """End this process's counting emulators: an interrupt need not have reached them."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "-plugin" in child.cmdline():
+                child.kill()
+
+
 def _counter_files() -> list[Path]:
     devices = resource("devices")
-    return [*sorted((devices / "emulation").glob("*.[ch]")), devices / "count_nodes.py", Path(__file__).parent / "cost" / "counting.py"]
+    here = Path(__file__).parent
+    own = [here / "probes.py", here / "cost" / "counting.py", here / "cost" / "borders.py"]
+    return [*sorted((devices / "emulation").glob("*.[ch]")), devices / "count_nodes.py", *own]
 
 
-def _entry(before: Prediction, after: Prediction, batch: int, length: str, threads: int) -> dict[str, Any]:
+def _entry(before: Prediction, after: Prediction, batch: int, length: str, threads: int, runs: int) -> dict[str, Any]:
     together = ratio(after, before)
     return {
         "batch": batch,
         "length": length,
         "threads": threads,
-        "baseline": {"ms": before.ms, "low": before.low, "high": before.high},
-        "candidate": {"ms": after.ms, "low": after.low, "high": after.high, "bound": after.bound},
+        "baseline": {"ms": runs * before.ms, "low": runs * before.low, "high": runs * before.high},
+        "candidate": {"ms": runs * after.ms, "low": runs * after.low, "high": runs * after.high, "bound": after.bound},
         "ratio": {"value": together.value, "low": together.low, "high": together.high},
         "unchecked": list(after.unchecked),
         "reasons": list(after.reasons),

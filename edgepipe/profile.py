@@ -121,6 +121,8 @@ def with_devices(profiles: Sequence[Profile], devices: Sequence[str]) -> list[Pr
     """The profiles with the addresses of `--device [PROFILE=]ADDRESS`. Raises `UsageError` for one that names no profile
     of these, or a device that has no address."""
     found = {profile.name: profile for profile in profiles}
+    if twice := next((name for name in found if sum(profile.name == name for profile in profiles) > 1), ""):
+        raise UsageError(f'two profiles are named "{twice}"', where="--profile", fix="name each device once")
     for given in devices:
         name, sign, address = given.rpartition("=")
         if not sign and len(found) == 1:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgepipe import browser_setup
-from edgepipe.emulation import can_emulate, missing, qemu_cpu
+from edgepipe.emulation import can_emulate, missing
 from edgepipe.profile import load_profile, profile_names, runs_here
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def of_profile(profile: Profile) -> Readiness:
     by, axes = "nothing", _axes("host", "host")
     if can_emulate(profile):
         if absent := missing(profile):
-            lacking.append((f"the emulation of {qemu_cpu(profile.cpu)[0]} ({', '.join(absent)})", f"edgepipe devices setup {profile.name}"))
+            lacking.append((f"the emulation of {profile.cpu.model} ({', '.join(absent)})", f"edgepipe devices setup {profile.name}"))
         else:
             by, axes = "emulated", _axes("emulated", "predicted" if predictable(profile) else "host")
         if predictable(profile) and not compiler():

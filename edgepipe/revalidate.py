@@ -12,6 +12,7 @@ from edgepipe.errors import DataError, UsageError, reading
 from edgepipe.figures import measured_on
 from edgepipe.machine import machine_facts, usable_cores
 from edgepipe.manifest import created, result_rows, versions
+from edgepipe.memory_fit import check_fits
 from edgepipe.pipeline import Setting
 from edgepipe.profile import HOST, Profile, load_profile, with_devices
 from edgepipe.progress import Silent
@@ -59,6 +60,7 @@ def revalidate(
     with store.workdir() as workdir, WorkerProcess(workdir / "run.log", progress) as worker:
         kept = store.put(artifact)
         for profile in named:
+            check_fits(artifact, profile)
             setting = Setting(store, worker, progress, profile, request.data, splits, usable_cores(), request.plugins)
             baseline = _baseline(manifest, store, setting, request)
             measured = measured_on(kept, baseline, setting, task, request.task, target_samples)

@@ -121,7 +121,8 @@ def agreement(host: Sequence[Prediction], target: Sequence[Prediction], random: 
     gaps = [
         [gap_of(a, b) for a, b in zip(one.outputs, two.outputs, strict=True)] for one, two in zip(host, target, strict=True)
     ]  # fmt: skip
-    largest = max((float(np.abs(value).max()) for one in host for run in one.outputs for value in run.values() if value.size), default=1.0)
+    sizes = (np.abs(value[np.isfinite(value)]) for one in host for run in one.outputs for value in run.values())
+    largest = max((float(size.max()) for size in sizes if size.size), default=1.0)
     moved = [max(gap.max_abs for gap in one) / max(largest, 1e-12) for one in gaps]
     other = [not all(gap.same_top for gap in one) if labelled else share > TOLERANCE for one, share in zip(gaps, moved, strict=True)]
     return {

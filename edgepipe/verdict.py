@@ -20,7 +20,6 @@ from edgepipe.result import Result
 from edgepipe.transfer import transfer_of
 
 if TYPE_CHECKING:
-
     from edgepipe.artifact import Artifact
     from edgepipe.config import Budget
     from edgepipe.measure import Measurement
@@ -175,6 +174,7 @@ class _Judge:
                 found["max_abs"],
                 n=n,
                 budget=budget.max_parity_abs,
+                doubt=few,
                 held=None if budget.max_parity_abs is None else found["max_abs"] <= budget.max_parity_abs,
             ),
         ]

@@ -4,6 +4,7 @@ set -euo pipefail
 missing=()
 need() { command -v "$1" >/dev/null || missing+=("$2"); }
 need cc gcc
+need cc libc6-dev  # only recommended by gcc; its headers and start-up files
 need chromium chromium
 need npm npm
 need ssh openssh-client

@@ -104,8 +104,10 @@ def count(
 
     with tempfile.TemporaryDirectory(prefix="edgepipe-count-") as name:
         folder = Path(name)
-        plugin = build_plugin(plugin_folder or folder)
-        np.savez(folder / "feeds.npz", **feeds)
+        if plugin_folder is None or "," in str(plugin_folder):  # a comma would end the path in `-plugin`
+            plugin_folder = folder
+        plugin = build_plugin(plugin_folder)
+        np.savez(folder / "feeds.npz", **{f"_{name}": value for name, value in feeds.items()})  # "file" is savez's own
         borders = folder / "borders.txt"
         script = resource("devices") / "count_nodes.py"
         command = [*emulator, "-plugin", plugin_option(plugin, borders, caches), python, str(script)]

@@ -21,6 +21,7 @@ BUILT_IN = {
     "emulated": "edgepipe.runners.emulated",
     "ssh": "edgepipe.runners.ssh",
     "adb": "edgepipe.runners.adb",
+    "browser": "edgepipe.runners.browser",
 }
 
 

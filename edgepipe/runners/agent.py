@@ -133,14 +133,17 @@ class AgentModel:
             fix="see that the model's operators and inputs suit this runtime",
         )
 
+    def _wire(self, sample: Sample) -> Sample:
+        return wire(sample)
+
     def predict(self, samples: Sequence[Sample]) -> list[AgentPrediction]:
-        results = self.ask({"do": "predict", "samples": [wire(sample) for sample in samples]})["results"]
+        results = self.ask({"do": "predict", "samples": [self._wire(sample) for sample in samples]})["results"]
         return [
             AgentPrediction([arrays(one) for one in r["outputs"]], r["model_ns"], r["total_ns"], r.get("word_starts", [])) for r in results
         ]
 
     def batch(self, samples: Sequence[Sample], length: int | None = None) -> dict[str, np.ndarray]:
-        return arrays(self.ask({"do": "batch", "samples": [wire(sample) for sample in samples], "length": length})["outputs"])
+        return arrays(self.ask({"do": "batch", "samples": [self._wire(sample) for sample in samples], "length": length})["outputs"])
 
     def repeat(self, feeds: Mapping[str, np.ndarray], times: int) -> list[int]:
         packed = {name: pack(value) for name, value in feeds.items()}

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from edgepipe.emulation import emulated, emulator_env, folder_of
+from edgepipe.emulation import emulated, emulator_env, folder_of, root_runtime
 from edgepipe.errors import DeviceError
 from edgepipe.resources import resource
 from edgepipe.runners import Proof
@@ -38,18 +38,21 @@ class EmulatedRunner:
         self.emulation = emulated(profile)
         self.threads = profile.runtime.threads
         self.device = self.emulation.digest
+        self._doubt = ""
+        if profile.cpu.arch == "aarch64" and (ran := root_runtime()) != profile.runtime.version:
+            self._doubt = f"onnxruntime {ran} ran, and {profile.name} names {profile.runtime.version}"
         self._apple = profile.cpu.model.startswith("apple-")
         self._phone = self._apple or profile.reach.runner == "adb"
 
     def proof(self, axis: str) -> Proof:
         if axis == "latency":
-            return Proof("predicted")
+            return Proof("predicted", self._doubt)
         if axis == "memory" and self._apple:
             return Proof("emulated", "a Linux process stood for an iPhone's, whose system counts memory its own way")
         nearest = self.emulation.nearest.split(",")[0]
         notes = [f"the emulator's nearest CPU, {nearest}, stood for it" if nearest else ""]
         notes += ["the runtime's Linux build stood for the phone's"] if self._phone else []
-        return Proof("emulated", note="; ".join(note for note in notes if note))
+        return Proof("emulated", self._doubt, "; ".join(note for note in notes if note))
 
     def push(self, artifact: Artifact) -> Path:
         return artifact.model.folder.parent

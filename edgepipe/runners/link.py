@@ -3,6 +3,7 @@ stdin and stdout."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -12,14 +13,17 @@ import subprocess
 import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from edgepipe.errors import DeviceError, EdgepipeError, ResourceError
 from edgepipe.resources import resource
-from edgepipe.runners.agent import AgentModel
+from edgepipe.runners.agent import AgentModel, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from edgepipe.readers import Sample
 
     # What the command's end code and last words mean, as an error for a person; None where it does not know.
     Explain = Callable[[int, str], EdgepipeError | None]
@@ -150,6 +154,13 @@ class RemoteModel(AgentModel):
     def __init__(self, process: subprocess.Popen[bytes], log: IO[bytes], *, where: str, limit_s: float, explain: Explain) -> None:
         super().__init__(process, log, where=where, limit_s=limit_s)
         self._explain = explain
+
+    def _wire(self, sample: Sample) -> Sample:
+        """An image's file is not over there, so its bytes go along."""
+        kept = wire(sample)
+        if "image" in kept:
+            kept["image_data"] = base64.b64encode(Path(kept["image"]).read_bytes()).decode("ascii")
+        return kept
 
     def _death(self, doing: str) -> EdgepipeError:
         code = _code(self._process)

@@ -35,7 +35,7 @@ class Project:
         """Any command, with the environment `run` has. `before` runs in the child just before it starts."""
         return subprocess.run(
             command, cwd=self.folder, env=self.environment(env), stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8",
-            timeout=300, check=False, preexec_fn=before,
+            timeout=900, check=False, preexec_fn=before,
         )  # fmt: skip
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:

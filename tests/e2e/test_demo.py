@@ -74,6 +74,29 @@ def test_demo_is_unproven_on_the_pi_and_nothing_from_here_counts_as_proof(demo: 
     assert verdicts(rows(manifest, "size")) == verdicts(rows(manifest, "operators")) == {"held"}
 
 
+def test_pis_own_kernels_prove_the_demo_and_its_latency_is_predicted(demo: Project, emulation_cache: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (cache / "store").mkdir(parents=True)
+    (cache / "devices").symlink_to(emulation_cache / "devices")
+    (cache / "downloads").symlink_to(demo.cache / "downloads")
+    (cache / "store" / "trees").symlink_to(demo.cache / "store" / "trees")
+
+    done = Project(demo.folder, cache).run("validate", "build", "--profile", "rpi4", "--target-samples", "100", "--json")
+
+    manifest = json.loads(done.stdout)
+    assert (done.returncode, manifest["verdict"]) == (0, "held"), done.stderr
+    proofs = {
+        axis: {row["provenance"] for row in rows(manifest, axis) if row["verdict"]} for axis in ("accuracy", "memory", "parity", "latency")
+    }
+    assert proofs == {"accuracy": {"emulated"}, "memory": {"emulated"}, "parity": {"emulated"}, "latency": {"predicted"}}
+    for row in rows(manifest, "latency"):
+        low, high = row["interval"]
+        assert 0 < low < row["value"] < high < row["budget"] * 2
+        assert "× as fast as float32" in row["reason"]
+    reason = rows(manifest, "accuracy", "drop")[0]["reason"]
+    assert "every sample ran here, 100 random ones on rpi4's kernels too" in reason or "differ from this machine's" in reason
+
+
 def test_demo_ends_with_table_verdict_and_paths(first_run: tuple[Project, subprocess.CompletedProcess[str]]) -> None:
     demo, shown = first_run[0], first_run[1].stdout
 

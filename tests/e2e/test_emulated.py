@@ -298,3 +298,18 @@ def test_validate_refuses_an_emulation_that_was_changed(saturating: Project, emu
 
 def test_host_profile_is_measured_here_whatever_is_set_up(emulation: Path) -> None:
     assert runner_for(host_profile()).name == "local"
+
+
+def test_kernel_costs_are_counted_and_say_that_dot_products_pay(emulation_cache: Path, tmp_path: Path) -> None:
+    project = Project(tmp_path, emulation_cache)
+
+    table = json.loads(project.passes("devices", "measure", "rpi5", "--out", "costs.json", "--json").stdout)
+
+    assert (table["source"], table["cpu"]) == ("counted", "cortex-a76")
+    times = {(entry["kernel"], entry["precision"], *entry["shape"]): entry["ms"] for entry in table["entries"]}
+    assert all(ms > 0 for ms in times.values())
+    assert times["matmul", "float32", 128, 384, 1536] > 2 * times["matmul", "int8-dynamic", 128, 384, 1536]
+    shipped = json.loads(project.passes("devices", "show", "rpi4", "--json").stdout)["costs"]["entries"]
+    there = {(entry["kernel"], entry["precision"], *entry["shape"]): entry["ms"] for entry in shipped}
+    assert there["matmul", "float32", 128, 384, 1536] < 2 * there["matmul", "int8-dynamic", 128, 384, 1536]
+    assert json.loads((tmp_path / "costs.json").read_text(encoding="utf-8")) == table
