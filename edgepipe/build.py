@@ -13,7 +13,7 @@ from edgepipe.artifact import digest
 from edgepipe.browser_page import browser_files, has_page
 from edgepipe.bundle import write_bundle
 from edgepipe.data import SPLITS
-from edgepipe.errors import EdgepipeError, PassError, UsageError
+from edgepipe.errors import EdgepipeError, ModelError, PassError, UsageError
 from edgepipe.figures import measured_on
 from edgepipe.machine import usable_cores
 from edgepipe.memory_fit import check_fits
@@ -139,6 +139,15 @@ def _flops(artifact: Artifact, setting: Setting) -> dict[str, Any]:
     return dict(kept)
 
 
+def _phone_files(artifact: Artifact, setting: Setting, workdir: Path) -> dict[str, Path]:
+    """The model in the runtime's own format, where the device is a phone and the runtime can write it."""
+    try:
+        return ort_files(artifact, workdir) if accelerators_of(setting.profile) else {}
+    except ModelError as error:  # the bundle is whole without it
+        setting.progress.update("validate", f"no .ort file in the bundle: {error.what}")
+        return {}
+
+
 def _hand_over(
     prepared: Prepared,
     artifact: Artifact,
@@ -179,7 +188,7 @@ def _hand_over(
         "run.log": log.read_text(encoding="utf-8", errors="replace") if log.exists() else "",
     }
     with setting.store.workdir() as workdir:
-        extra = ort_files(artifact, workdir) if accelerators_of(setting.profile) else {}
+        extra = _phone_files(artifact, setting, workdir)
         extra |= browser_files() if has_page(setting.profile) else {}
         bundle = write_bundle(
             artifact,

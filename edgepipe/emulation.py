@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 LOCK = "packages.lock.json"
 WHEELS = "wheels.lock.txt"
 X86_WITHOUT_VNNI = "Haswell"
+MATRIX_PRODUCTS = "max,sve=off,sme=off"  # the emulator's only CPU with i8mm
 RECORD = "setup.json"  # of a set-up that is whole
 VIEWS = "cpus"
 
@@ -168,14 +169,17 @@ def _descriptions() -> dict[str, Any]:
 
 def qemu_cpu(cpu: Cpu) -> tuple[str, str]:
     """The emulator's name for an ARM core, and what it stands for where it is only the nearest."""
+    name = MATRIX_PRODUCTS if "i8mm" in cpu.isa else "cortex-a76" if "asimddp" in cpu.isa else "cortex-a72"
     known = _descriptions().get(cpu.model)
-    if known is not None:
+    # Features choose the kernels: a profile may name a core and state others than that core's.
+    if known is not None and _features(known["qemu"]) == _features(name):
         return known["qemu"], known["qemu"] if known.get("nearest") else ""
-    if "i8mm" in cpu.isa:
-        name = "max,sve=off,sme=off"
-    else:
-        name = "cortex-a76" if cpu.int8_dot_product else "cortex-a72"
     return name, name
+
+
+def _features(qemu: str) -> tuple[bool, bool]:
+    """Whether the emulator's CPU has dot products and 8-bit matrix products."""
+    return qemu in (MATRIX_PRODUCTS, "cortex-a76", "neoverse-n1"), qemu == MATRIX_PRODUCTS
 
 
 def cpu_view(cpu: Cpu) -> Path:

@@ -40,6 +40,8 @@ def make_request(
 
     Raises `UsageError` when neither names a model, or a file is not what it should be.
     """
+    if target_samples is not None and target_samples < 1:
+        raise UsageError(f"{target_samples} samples prove nothing", where="target_samples", fix="give a count, or None for all")
     here = Path.cwd()
     found = Path(project) if project else find_project(here)
     base = load_project(found) if found else Project()

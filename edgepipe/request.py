@@ -17,6 +17,7 @@ from edgepipe.passes import load_plugin
 from edgepipe.pipeline import baseline_recipe, check_recipe
 from edgepipe.plan import plan
 from edgepipe.profile import load_profile, with_devices
+from edgepipe.runners import check_address
 from edgepipe.tasks import load_task
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ def planned(request: Request, *, whole: bool = True) -> tuple[Prepared, list[Pla
             f'two profiles are named "{twice}", and each needs a folder of its own', where="--profile", fix="name each device once"
         )
     profiles = with_devices(profiles, request.devices)
+    for profile in profiles:
+        check_address(profile)
     outs = [request.out if len(profiles) == 1 else request.out / name for name in names]
     if whole:
         for out in outs:

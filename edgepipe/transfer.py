@@ -63,7 +63,7 @@ class Transfer:
         )
         if not found["differ"]:
             return (
-                f"every sample ran here, {n} random ones on {device}'s kernels too: 0 differ there (so under {upper_share(0, n):.1%} of all, 95 %)"
+                f"every sample ran here, {n} random ones on {device}'s kernels too: 0 differ there (so under {upper_share(0, n):.1%} of all, 95 %, which the interval leaves out)"
                 f"{near.replace(' and on ', ', and ') + ' do' if near else ''}{baseline}"
             )
         return (

@@ -354,3 +354,17 @@ def test_device_that_leads_nowhere_is_refused(names: tuple[str, ...], device: st
 
     assert all(words in str(caught.value) for words in says), str(caught.value)
     assert "--device" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "isa", "runs_as"),
+    [
+        ("cortex-a76", ("asimd",), "cortex-a72"),
+        ("cortex-a72", ("asimd", "asimddp"), "cortex-a76"),
+        ("cortex-a76", ("asimddp", "i8mm"), "max,sve=off,sme=off"),
+    ],
+)
+def test_stated_features_go_before_the_cores_name(model: str, isa: tuple[str, ...], runs_as: str) -> None:
+    cpu = load_profile("rpi4").cpu.model_copy(update={"model": model, "isa": isa})
+
+    assert qemu_cpu(cpu) == (runs_as, runs_as)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from edgepipe.artifact import Artifact
 from edgepipe.config import Data, Task
 from edgepipe.driver import driver_module
+from edgepipe.gaps import gap_of, summary
 from edgepipe.intake import find_source, make_artifact
 from edgepipe.measure import Measurement, measure
 from edgepipe.profile import host_profile
@@ -140,3 +142,12 @@ def test_plain_tensors_have_no_batch_to_vary(tmp_path: Path) -> None:
     assert load_task(Task(name="fidelity")).metric(np.array(found.candidate_counts)) == pytest.approx(100.0)
     assert (found.batch, found.padding) == ({}, {})
     assert found.parity["max_abs"] == 0.0
+
+
+@pytest.mark.parametrize("wrong", [np.array([[np.nan, 1.0]]), np.array([[1.0, 2.0, 3.0]]), np.array([[np.inf, 1.0]])])
+def test_outputs_that_are_no_numbers_or_of_another_shape_are_as_far_apart_as_can_be(wrong: np.ndarray) -> None:
+    found = summary([gap_of({"y": np.array([[1.0, 2.0]])}, {"y": wrong})])
+
+    assert found["cosine"] == 0.0
+    assert found["label_agreement"] == 0.0
+    json.dumps(found, allow_nan=False)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from edgepipe.artifact import Artifact
 from edgepipe.driver import driver_module
 from edgepipe.errors import DeviceError, EdgepipeError, ResourceError
 from edgepipe.profile import host_profile, load_profile
-from edgepipe.runners import runner_for
+from edgepipe.runners import BUILT_IN, runner_for
 from edgepipe.runners.agent import AgentModel
 from edgepipe.store import Store
 
@@ -140,3 +141,18 @@ def test_request_larger_than_a_pipe_and_its_answer_pass(tmp_path: Path) -> None:
 
 def test_this_machine_stands_in_where_no_runner_reaches_the_device() -> None:
     assert runner_for(load_profile("rpi4")).name == "local"
+
+
+def test_every_runner_that_a_profile_may_name_is_there() -> None:
+    assert set(BUILT_IN) == {"local", "emulated", "ssh", "adb", "browser"}
+    for module in BUILT_IN.values():
+        assert callable(import_module(module).make)
+
+
+def test_browser_that_is_not_set_up_leaves_figures_unproven(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGEPIPE_CACHE", str(tmp_path))
+
+    runner = runner_for(load_profile("browser-wasm"))
+
+    assert runner.name == "local"
+    assert runner.proof("accuracy").provenance == "host" and runner.proof("accuracy").doubt

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgepipe.artifact import sha256_file
 from edgepipe.cost.borders import Border, match, read_borders
 from edgepipe.errors import DeviceError
 from edgepipe.resources import resource
+from edgepipe.store import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -125,7 +127,8 @@ def build_plugin(folder: Path) -> Path:
     sources = [resource("devices") / "emulation" / name for name in ("count.c", "a64.h")]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     built = folder / f"count-{digest[:12]}.so"
-    if built.is_file():
+    seal = built.with_suffix(".sha256")  # what is loaded into the emulator must be what was compiled here
+    if built.is_file() and seal.is_file() and seal.read_text(encoding="ascii", errors="replace") == sha256_file(built):
         return built
     compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), "")
     if not compiler:
@@ -145,7 +148,9 @@ def build_plugin(folder: Path) -> Path:
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise DeviceError(f"the instruction counter does not compile: {last}", where=str(sources[0]), fix=_COMPILER_FIX)
+        seal_text = sha256_file(fresh)
         fresh.replace(built)
+        write_atomic(seal, seal_text.encode())
     return built
 
 

@@ -144,14 +144,16 @@ def ratio(model: Prediction, other: Prediction) -> Ratio:
     if model.nodes == other.nodes:
         return Ratio(1.0, 1.0, 1.0)
     calibration = load_calibration()
-    unchecked = abs(_unchecked_share(model) - _unchecked_share(other))  # what both have in common cancels
+    unchecked = max(_alone(model, other), _alone(other, model))  # what both have in common cancels
     spread = math.exp(Z90 * math.hypot(calibration.ratio_log_sigma, calibration.unchecked_log_sigma * unchecked))
     value = model.ms / other.ms
     return Ratio(value, value / spread, value * spread)
 
 
-def _unchecked_share(prediction: Prediction) -> float:
-    return sum(n.ms for n in prediction.nodes if n.op_type in prediction.unchecked) / prediction.ms if prediction.ms else 0.0
+def _alone(prediction: Prediction, other: Prediction) -> float:
+    """Share of the time in operators that no published figure has checked, and that the other model does not have."""
+    kinds = set(prediction.unchecked) - {node.op_type for node in other.nodes}
+    return sum(node.ms for node in prediction.nodes if node.op_type in kinds) / prediction.ms if prediction.ms else 0.0
 
 
 def _node(

@@ -85,6 +85,14 @@ class Runner(Protocol):
         """Leave nothing behind on the target."""
 
 
+def check_address(profile: Profile) -> None:
+    """Raises `UsageError` for an address that is none, before anything else is done."""
+    if profile.reach.runner == "ssh" and profile.reach.address:
+        from edgepipe.runners.ssh import Address
+
+        Address.of(profile.reach.address)
+
+
 def runner_for(profile: Profile) -> Runner:
     """The runner that gets nearest to the profile's device: the device itself where it can be reached, this machine where
     it is of that kind, emulation where it is set up; else this machine stands in, which proves nothing."""

@@ -184,6 +184,9 @@ def test_plugin_is_built_once(tmp_path: Path) -> None:
     first = build_plugin(tmp_path)
     made = first.stat().st_mtime_ns
     assert build_plugin(tmp_path) == first
+    right = first.read_bytes()
+    first.write_bytes(right[:1000])
+    assert build_plugin(tmp_path).read_bytes() != right[:1000]  # cut off or changed: compiled again
     assert first.stat().st_mtime_ns == made
 
 
