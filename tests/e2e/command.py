@@ -95,3 +95,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def copy(folder: Path, target: Path) -> Path:
     return shutil.copytree(folder, target, symlinks=True)
+
+
+def own_devices(emulation_cache: Path, folder: Path) -> Path:
+    """A cache at `folder` with the emulation that is set up in another, and nothing else of it."""
+    (folder / "devices").mkdir(parents=True)
+    for home in (emulation_cache / "devices").iterdir():
+        if (home / "setup.json").is_file():
+            (folder / "devices" / home.name).symlink_to(home)
+    return folder

@@ -24,7 +24,7 @@ from edgepipe.profile import host_profile, load_profile
 from edgepipe.runners import Runner, runner_for
 from edgepipe.runners.local import LocalRunner
 from edgepipe.store import Store
-from tests.e2e.command import Project, assert_one_message, copy, manifest_of
+from tests.e2e.command import Project, assert_one_message, copy, manifest_of, own_devices
 from tests.e2e.test_bad_output import without_override
 
 pytestmark = pytest.mark.skipif(
@@ -301,7 +301,7 @@ def test_host_profile_is_measured_here_whatever_is_set_up(emulation: Path) -> No
 
 
 def test_kernel_costs_are_counted_and_say_that_dot_products_pay(emulation_cache: Path, tmp_path: Path) -> None:
-    project = Project(tmp_path, emulation_cache)
+    project = Project(tmp_path, own_devices(emulation_cache, tmp_path / "cache"))
 
     table = json.loads(project.passes("devices", "measure", "rpi5", "--out", "costs.json", "--json").stdout)
 
