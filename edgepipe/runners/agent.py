@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -50,6 +50,15 @@ class AgentModel:
         assert process.stdin is not None and process.stdout is not None
         os.set_blocking(process.stdin.fileno(), False)
         os.set_blocking(process.stdout.fileno(), False)
+
+    def opened(self, folder: str, threads: int, optimise: bool) -> Self:
+        """This agent with the artifact of `folder` opened; it is closed when that fails."""
+        try:
+            self.ask({"do": "open", "folder": folder, "threads": threads, "optimise": optimise})
+        except BaseException:
+            self.close()
+            raise
+        return self
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with self._asking:

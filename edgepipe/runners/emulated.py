@@ -69,13 +69,7 @@ class EmulatedRunner:
             log.close()
             fix = "EDGEPIPE_CACHE must lie on a disk that programs may run from"
             raise DeviceError(f"{command[0]} cannot be run: {error.strerror}", where=where, fix=fix) from None
-        model = EmulatedModel(process, log, where=where, limit_s=LIMIT_S)
-        try:
-            model.ask({"do": "open", "folder": str(folder), "threads": threads, "optimise": optimise})
-        except BaseException:
-            model.close()
-            raise
-        return model
+        return EmulatedModel(process, log, where=where, limit_s=LIMIT_S).opened(str(folder), threads, optimise)
 
     def close(self) -> None: ...
 

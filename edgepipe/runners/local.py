@@ -48,12 +48,6 @@ class LocalRunner:
         process = subprocess.Popen(
             [sys.executable, str(resource("devices") / "agent.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
         )
-        model = AgentModel(process, log, where="runner local", limit_s=LIMIT_S)
-        try:
-            model.ask({"do": "open", "folder": str(folder), "threads": threads, "optimise": optimise})
-        except BaseException:
-            model.close()
-            raise
-        return model
+        return AgentModel(process, log, where="runner local", limit_s=LIMIT_S).opened(str(folder), threads, optimise)
 
     def close(self) -> None: ...

@@ -108,11 +108,10 @@ class RemoteRunner:
             agent = (self._agent / "agent.py").as_posix()
             base = self._agent.parent.parent.as_posix()
             model.ask({"do": "agent", "agent": agent, "base": base, "site": self._site, "cpus": self.pins})
-            model.ask({"do": "open", "folder": folder.as_posix(), "threads": threads, "optimise": optimise})
         except BaseException:
             model.close()
             raise
-        return model
+        return model.opened(folder.as_posix(), threads, optimise)
 
     def close(self) -> None:
         """Leave nothing behind there, but what a push brought that was interrupted."""
