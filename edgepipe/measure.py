@@ -279,13 +279,14 @@ def _invariance(model: OpenModel, samples: Sequence[Sample], outputs: Sequence[A
     result.padding = summary(gaps)
 
 
-def longest_first(samples: Sequence[Sample]) -> list[Sample]:
-    return sorted(samples, key=lambda sample: -len(str(sample.get("text", sample.get("tokens", "")))))
+def longest_first(samples: Sequence[Sample], indices: Sequence[int]) -> list[int]:
+    """The indices, those of long samples first."""
+    return sorted(indices, key=lambda index: -len(str(samples[index].get("text", samples[index].get("tokens", "")))))
 
 
 def _peak(runner: Runner, folder: Path, threads: int, samples: Sequence[Sample], candidate: Artifact) -> int:
     """Peak resident bytes of a fresh process that loads the artifact and runs its longest input."""
-    longest = longest_first(samples)[:3]
+    longest = [samples[index] for index in longest_first(samples, range(len(samples)))[:3]]
     with opened(runner, folder, threads=threads) as model:
         model.predict(longest)
         return model.usage()[0]

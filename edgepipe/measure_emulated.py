@@ -79,7 +79,7 @@ def measure_emulated(
     result.transfer = plan.to_json()
     result.parity = _parity(host, ours, samples, plan.random[:PARITY_SAMPLES], there, progress)
     progress.update(STAGE, "memory on the target")
-    longest = longest_first(samples)[:1]
+    longest = [samples[index] for index in longest_first(samples, range(len(samples)))[:1]]
     jobs = {name: _peak_job(runner, folder, longest) for name, folder in (("candidate", ours), ("baseline", theirs))}
     with ThreadPoolExecutor(min(2, usable_cores())) as pool:
         found = {name: pool.submit(job) for name, job in jobs.items()}
@@ -107,7 +107,9 @@ def _candidate_there(
     short = [i for i in rows if len(str(samples[i].get("text", ""))) < PADDED_LENGTH * 2][:PADDED] if settings["kind"] == "text" else []
     short = [] if settings.get("length") else short
     length = min(PADDED_LENGTH, settings.get("max_length", PADDED_LENGTH))
-    jobs: list[Job] = [("one", i, _predict_job(samples[i])) for i in _longest(samples, order)]
+    jobs: list[Job] = [
+        ("one", i, _predict_job(samples[i])) for i in longest_first(samples, order)
+    ]  # so that no core is left with a long one at the end
     jobs = [*(("batch", tuple(g), _batch_job([samples[i] for i in g])) for g in groups), *jobs]
     jobs += [("padded", i, _batch_job([samples[i]], length)) for i in short]
     found: dict[tuple[str, Any], Any] = {}
@@ -123,17 +125,12 @@ def _candidate_there(
 def _spread(
     runner: Runner, folder: Path, samples: Sequence[Sample], indices: Sequence[int], progress: Progress, what: str
 ) -> dict[int, Prediction]:
-    jobs = [("one", i, _predict_job(samples[i])) for i in _longest(samples, indices)]
+    jobs = [("one", i, _predict_job(samples[i])) for i in longest_first(samples, indices)]
     found = {}
     for number, (_, index, answer) in enumerate(_parallel(runner, folder, jobs)):
         progress.update(STAGE, what, number + 1, len(jobs))
         found[index] = answer
     return found
-
-
-def _longest(samples: Sequence[Sample], indices: Sequence[int]) -> list[int]:
-    """Longest first, so that no core is left with a long one at the end."""
-    return sorted(indices, key=lambda index: -len(str(samples[index].get("text", samples[index].get("tokens", "")))))
 
 
 def _predict_job(sample: Sample) -> Callable[[OpenModel], Prediction]:

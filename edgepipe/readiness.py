@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgepipe import browser_setup
+from edgepipe.cost.counting import compiler_command
 from edgepipe.emulation import can_emulate, missing
 from edgepipe.profile import load_profile, profile_names, runs_here
 
@@ -66,10 +66,9 @@ def of_profile(profile: Profile) -> Readiness:
 
 
 def compiler() -> str | None:
-    """The C compiler that builds the instruction counter."""
-    if named := os.environ.get("CC"):
-        return shutil.which(named.split()[0])
-    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    """Where the C compiler is that builds the instruction counter."""
+    words = compiler_command().split()
+    return shutil.which(words[0]) if words else None
 
 
 def predictable(profile: Profile) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -120,17 +121,21 @@ def count(
         return _by_node(profiled, plain, events, tuple(caches))
 
 
+def compiler_command() -> str:
+    """The C compiler that builds the plugin: the one `CC` names, whether it is there or not, else the first found; empty
+    without one."""
+    return os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), "")
+
+
 def build_plugin(folder: Path) -> Path:
     """The plugin, compiled for this machine; its name follows its sources. Raises `DeviceError`."""
-    import os
-
     sources = [resource("devices") / "emulation" / name for name in ("count.c", "a64.h")]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     built = folder / f"count-{digest[:12]}.so"
     seal = built.with_suffix(".sha256")  # what is loaded into the emulator must be what was compiled here
     if built.is_file() and seal.is_file() and seal.read_text(encoding="ascii", errors="replace") == sha256_file(built):
         return built
-    compiler = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), "")
+    compiler = compiler_command()
     if not compiler:
         raise DeviceError("no C compiler to build the instruction counter with", where="devices/emulation/count.c", fix=_COMPILER_FIX)
     folder.mkdir(parents=True, exist_ok=True)
