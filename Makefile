@@ -22,6 +22,8 @@ demo: $(STAMP)
 test: $(STAMP) lint
 	tests/system.sh
 	$(BIN)/python examples/sentiment/fetch.py
+	$(BIN)/python examples/ocr/fetch.py
+	$(BIN)/python examples/voice_activity/fetch.py
 	$(BIN)/edgepipe devices setup rpi4 browser-wasm
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
 

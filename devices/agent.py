@@ -29,8 +29,9 @@ def unpack(entry):
 def unpack_sample(sample):
     if "tensors" in sample:
         return {**sample, "tensors": {name: unpack(entry) for name, entry in sample["tensors"].items()}}
-    if "image_data" in sample:  # of a file that is not on this device
-        return {**sample, "image": io.BytesIO(base64.b64decode(sample["image_data"]))}
+    for kind in ("image", "audio"):
+        if kind + "_data" in sample:  # of a file that is not on this device
+            return {**sample, kind: io.BytesIO(base64.b64decode(sample[kind + "_data"]))}
     return sample
 
 
@@ -65,6 +66,8 @@ def predict(driver, samples):
         }
         if "tokens" in sample:
             result["word_starts"] = driver.encoder.word_starts(sample)
+        if "audio" in sample:
+            result["step_seconds"] = driver.program["preprocess"]["chunk"] / driver.program["preprocess"]["rate"]
         results.append(result)
     return results
 

@@ -1,9 +1,10 @@
 """Marks one inference for the instruction-counting plugin, inside the emulated Python (numpy and onnxruntime only).
 
-    python count_nodes.py MODEL FEEDS.npz PROFILE_PREFIX [DISABLED_OPTIMIZER …]
+    python count_nodes.py MODEL FEEDS.npz PROFILE_PREFIX [--optimised FILE] [DISABLED_OPTIMIZER …]
 
 Two measured runs: with the runtime's profiler, whose clock reads are the borders of nodes, then without it, for a
-total free of the profiler's own work. Prints the path of the profile. Only together with `emulation/count.c`.
+total free of the profiler's own work. Prints the path of the profile; the graph that the runtime made of the model goes
+to FILE. Only together with `emulation/count.c`.
 """
 
 import os
@@ -20,7 +21,7 @@ def mark(code):
         pass
 
 
-def open_profiled(model, prefix, disabled_optimizers):
+def open_profiled(model, prefix, optimised, disabled_optimizers):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()  # as `open_session` of driver.py, on one thread
@@ -30,6 +31,8 @@ def open_profiled(model, prefix, disabled_optimizers):
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_profiling = True
     options.profile_file_prefix = prefix
+    if optimised:
+        options.optimized_model_filepath = optimised
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled_optimizers))
 
 
@@ -38,7 +41,10 @@ def main(model, feeds_path, prefix, *disabled_optimizers):
 
     with np.load(feeds_path) as stored:
         feeds = {name[1:]: stored[name] for name in stored.files}
-    session = open_profiled(model, prefix, disabled_optimizers)
+    optimised = ""
+    if disabled_optimizers[:1] == ("--optimised",):
+        optimised, *disabled_optimizers = disabled_optimizers[1:]
+    session = open_profiled(model, prefix, optimised, disabled_optimizers)
     mark(WARM)
     session.run(None, feeds)  # the first run allocates and fills the caches
     mark(BEGIN)

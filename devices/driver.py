@@ -1,9 +1,11 @@
 """Executes an artifact's program with numpy and onnxruntime only (tokenizers for text, Pillow for images).
 
 The bundle's `run.py` and the device agent both use this file, so what is validated is what ships. It never
-imports edgepipe. A folder it opens holds `artifact.json`, `<role>/…` and `assets/…`.
+imports edgepipe. A folder it opens holds `artifact.json`, `<role>/…` and `assets/…`. Programs of several components or
+with state have a file of their own beside this one: `stream.py`, `ocr.py`.
 """
 
+import importlib.util
 import json
 import os
 
@@ -151,7 +153,58 @@ class TensorEncoder:
         return {name: np.concatenate([e[name] for e in encodings]) for name in self.input_names}
 
 
-ENCODERS = {"text": TextEncoder, "image": ImageEncoder, "tensors": TensorEncoder}
+class PixelEncoder:
+    """Image file → pixels [height, width, 3] in 0 to 255, as they are."""
+
+    def __init__(self, folder, settings, input_names):
+        pass
+
+    def parts(self, sample):
+        from PIL import Image
+
+        with Image.open(sample["image"]) as opened:
+            return [np.asarray(opened.convert("RGB"))]
+
+    def feeds(self, encodings, length=None):
+        return {"pixels": encodings[0]}
+
+
+class AudioEncoder(TensorEncoder):
+    """Audio file → {input: [steps, 1, context + chunk]}, what each step of a stream takes; tensors have these already."""
+
+    def __init__(self, folder, settings, input_names):
+        self.settings = settings
+        self.input_names = input_names
+
+    def parts(self, sample):
+        if "tensors" in sample:
+            return [sample["tensors"]]
+        stream = neighbour("stream")
+        return [{self.input_names[0]: stream.chunks(stream.read_audio(sample["audio"], self.settings["rate"]), self.settings)}]
+
+
+ENCODERS = {"text": TextEncoder, "image": ImageEncoder, "tensors": TensorEncoder, "pixels": PixelEncoder, "audio": AudioEncoder}
+
+
+def neighbour(name):
+    """Another file of this folder as a module: this one may have been loaded by its path, without a place to import from."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+    spec = importlib.util.spec_from_file_location("edgepipe_device_" + name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Single:
+    """One model that a sample runs once, or once for each of its parts."""
+
+    def __init__(self, program, sessions, folder, components):
+        self.session = sessions[program["component"]]
+        self.input_names = [i.name for i in self.session.get_inputs()]
+        self.output_names = [o.name for o in self.session.get_outputs()]
+
+    def run(self, feeds):
+        return dict(zip(self.output_names, self.session.run(self.output_names, feeds)))
 
 
 class Driver:
@@ -162,16 +215,21 @@ class Driver:
         with open(os.path.join(folder, "artifact.json"), encoding="utf-8") as handle:
             artifact = json.load(handle)
         self.program = artifact["program"]
-        if self.program["kind"] != "single":
-            raise ValueError("this driver executes programs of kind single, not " + self.program["kind"])
-        component = artifact["components"][self.program["component"]]
-        path = os.path.join(folder, self.program["component"], component["files"][0]["path"])
-        session = self.program.get("session", {})
-        self.session = open_session(path, threads or artifact.get("threads", 1), session.get("disabled_optimizers", ()), optimise)
-        self.input_names = [i.name for i in self.session.get_inputs()]
-        self.output_names = [o.name for o in self.session.get_outputs()]
+        threads = threads or artifact.get("threads", 1)
+        stages = self.program.get("stages") or [self.program]
+        sessions = {stage["component"]: self._open(folder, artifact, stage, threads, optimise) for stage in stages}
+        makers = {"single": lambda: Single, "stream": lambda: neighbour("stream").Stream, "pipeline": lambda: neighbour("ocr").Ocr}
+        if self.program["kind"] not in makers:
+            raise ValueError("this driver executes programs of kind " + ", ".join(makers) + ", not " + self.program["kind"])
+        assets = os.path.join(folder, "assets")
+        self.executor = makers[self.program["kind"]]()(self.program, sessions, assets, artifact["components"])
         settings = self.program["preprocess"]
-        self.encoder = ENCODERS[settings["kind"]](os.path.join(folder, "assets"), settings, self.input_names)
+        self.encoder = ENCODERS[settings["kind"]](assets, settings, self.executor.input_names)
+
+    @staticmethod
+    def _open(folder, artifact, stage, threads, optimise):
+        path = os.path.join(folder, stage["component"], artifact["components"][stage["component"]]["files"][0]["path"])
+        return open_session(path, threads, stage.get("session", {}).get("disabled_optimizers", ()), optimise)
 
     def encode(self, sample):
         """The feeds of one sample, a dict of arrays per run of the model."""
@@ -182,7 +240,7 @@ class Driver:
         return self.encoder.feeds([part for sample in samples for part in self.encoder.parts(sample)], length)
 
     def run(self, feeds):
-        return dict(zip(self.output_names, self.session.run(self.output_names, feeds)))
+        return self.executor.run(feeds)
 
     def predict(self, sample):
         return [self.run(feeds) for feeds in self.encode(sample)]
@@ -190,10 +248,12 @@ class Driver:
     def answer(self, sample):
         """What a person wants to read: label and probability, a similarity, or the raw outputs."""
         outputs = self.predict(sample)
-        first = outputs[0][self.output_names[0]]
+        if hasattr(self.executor, "answer"):
+            return self.executor.answer(outputs[0])
+        name, first = next(iter(outputs[0].items()))
         labels = self.program.get("labels")
         if len(outputs) == 2:
-            a, b = (np.asarray(o[self.output_names[0]], dtype=np.float64).ravel() for o in outputs)
+            a, b = (np.asarray(o[name], dtype=np.float64).ravel() for o in outputs)
             return {"similarity": float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12))}
         if labels and first.ndim == 2:
             p = softmax(first[0])

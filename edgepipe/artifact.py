@@ -125,6 +125,16 @@ class Artifact:
         return self.components["model"]
 
     @property
+    def root(self) -> Path:
+        """The folder of an artifact in the store or a bundle, which holds one folder a component."""
+        return next(iter(self.components.values())).folder.parent
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The components that the program drives, in the order it does."""
+        return tuple(stage["component"] for stage in self.program.get("stages") or (self.program,))
+
+    @property
     def digest(self) -> str:
         return digest(self.to_json())
 
@@ -161,7 +171,8 @@ class Artifact:
                 raise ModelError(
                     f'"{role}" is no role of a component', where=str(root), fix="take the artifact from where it was built again"
                 )
-        if data["program"].get("component", "model") not in data["components"]:
+        stages = data["program"].get("stages") or (data["program"],)
+        if any(stage.get("component", "model") not in data["components"] for stage in stages):
             raise ModelError(
                 "the program drives a component that is not there", where=str(root), fix="take the artifact from where it was built again"
             )

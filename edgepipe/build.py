@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.artifact import digest
 from edgepipe.browser_page import browser_files, has_page
 from edgepipe.bundle import write_bundle
+from edgepipe.component_runs import count_component_flops
+from edgepipe.components import is_composed
+from edgepipe.config import dump_recipe
 from edgepipe.data import SPLITS
 from edgepipe.errors import EdgepipeError, ModelError, PassError, UsageError
 from edgepipe.figures import measured_on
@@ -23,6 +26,7 @@ from edgepipe.pipeline import Setting, baseline_recipe, check_recipe, library_ve
 from edgepipe.progress import Logged, Silent
 from edgepipe.request import planned
 from edgepipe.store import Store
+from edgepipe.tuned_runs import run_tuned, run_untuned
 from edgepipe.verdict import judge
 from edgepipe.worker import CountFlops
 from edgepipe.worker_process import WorkerProcess
@@ -34,10 +38,10 @@ if TYPE_CHECKING:
     from edgepipe.config import Recipe
     from edgepipe.measure import Measurement
     from edgepipe.passes import PassSpec
-    from edgepipe.pipeline import PassRun
     from edgepipe.progress import Progress
     from edgepipe.request import Planned, Prepared, Request
     from edgepipe.result import Result
+    from edgepipe.tuned_runs import TunedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +113,16 @@ def _kept_log(store: Store, log: Path) -> Iterator[Path]:
 
 
 def _build(prepared: Prepared, build: Planned, start: Artifact, setting: Setting, log: Path) -> CompressResult:
-    artifact, runs = run_recipe(build.steps, start, setting)
-    check_fits(artifact, setting.profile)
     baseline = baseline_of(build.recipe, start, setting)
+    if build.recipe.tune:
+        done = run_tuned(build.steps, start, baseline, setting, prepared.task, prepared.request.budget)
+    else:
+        done = run_untuned(build.steps, start, setting)
+    artifact = done.artifact
+    check_fits(artifact, setting.profile)
     measured = measured_on(artifact, baseline, setting, prepared.task, prepared.request.task, prepared.request.target_samples)
     results = judge(measured, artifact, baseline, setting.profile, prepared.task, prepared.request.budget)
-    return _hand_over(prepared, artifact, baseline, build.recipe, runs, results, measured, setting, build.out, log)
+    return _hand_over(prepared, done, baseline, build.recipe, results, measured, setting, build.out, log)
 
 
 def baseline_of(recipe: Recipe, start: Artifact, setting: Setting) -> Artifact:
@@ -131,6 +139,9 @@ def source_digest(artifact: Artifact) -> str:
 def _flops(artifact: Artifact, setting: Setting) -> dict[str, Any]:
     key = digest({"flops": artifact.digest, "version": library_version("edgepipe")})
     kept = setting.store.get_result(key)
+    if kept is None and is_composed(artifact):
+        kept = count_component_flops(artifact, setting)
+        setting.store.put_result(key, kept)
     if kept is None:
         given = artifact.program["preprocess"]["kind"] == "tensors"
         sample = setting.splits("test")[0] if given else None
@@ -150,10 +161,9 @@ def _phone_files(artifact: Artifact, setting: Setting, workdir: Path) -> dict[st
 
 def _hand_over(
     prepared: Prepared,
-    artifact: Artifact,
+    done: TunedRun,
     baseline: Artifact,
     recipe: Recipe,
-    runs: list[PassRun],
     results: list[Result],
     measured: Measurement,
     setting: Setting,
@@ -164,7 +174,7 @@ def _hand_over(
     from edgepipe.report.html import render_html
     from edgepipe.report.model_card import render_model_card
 
-    request = prepared.request
+    request, artifact = prepared.request, done.artifact
     flops = {"model": _flops(artifact, setting), "baseline": _flops(baseline, setting)}
     context = {
         "source": {
@@ -177,12 +187,14 @@ def _hand_over(
         },
         "baseline_model": {"artifact": baseline.digest},
         "budget": request.budget.model_dump(),
+        **({"tuning": done.tuning} if done.tuning else {}),
     }
-    manifest = make_manifest(artifact, baseline, setting.profile, recipe, runs, results, flops, strict=request.strict, context=context)
+    manifest = make_manifest(artifact, baseline, setting.profile, recipe, done.runs, results, flops, strict=request.strict, context=context)
     measurements = measured.to_json()
     texts = {
         "manifest.json": json.dumps(manifest, indent=1, ensure_ascii=False) + "\n",
         "measurements.json": json.dumps(measurements, ensure_ascii=False) + "\n",
+        "recipe.toml": dump_recipe(recipe.model_copy(update={"steps": done.steps, "tune": False})),
         "model_card.md": render_model_card(manifest),
         "report.html": render_html([manifest], [measurements]),
         "run.log": log.read_text(encoding="utf-8", errors="replace") if log.exists() else "",

@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact, placed_files, sha256_file
+from edgepipe.driver import driver_files
 from edgepipe.errors import ModelError, UsageError
 from edgepipe.resources import resource
 from edgepipe.store import disk_errors, drop_leftovers, scratch_prefix
@@ -71,7 +72,7 @@ def _is_bundle(folder: Path) -> bool:
 
 def device_bytes(artifact: Artifact) -> int:
     """Bytes that go to the device: the artifact's files, the driver and run.py."""
-    scripts = [resource("devices") / "driver.py", resource("export") / "run.py"]
+    scripts = [*driver_files(artifact.program), resource("export") / "run.py"]
     return sum(ref.bytes for ref in placed_files(artifact).values()) + sum(path.stat().st_size for path in scripts)
 
 
@@ -118,7 +119,8 @@ def _fill(folder: Path, artifact: Artifact, texts: Mapping[str, str], threads: i
     (folder / "artifact.json").write_text(
         json.dumps({**artifact.to_json(), "threads": threads}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
-    shutil.copyfile(resource("devices") / "driver.py", folder / "driver.py")
+    for path in driver_files(artifact.program):
+        shutil.copyfile(path, folder / path.name)
     shutil.copyfile(resource("export") / "run.py", folder / "run.py")
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -208,7 +210,9 @@ def read_bundle(folder: Path) -> tuple[Artifact, dict[str, Any]]:
             )
     extra = {path.relative_to(folder).as_posix() for path in _files(folder)} - set(listed) - {CHECKSUMS}
     if stray := sorted(
-        name for name in extra if name.startswith(("model/", "assets/", "ort/", "browser/")) or name.endswith((".py", ".html"))
+        name
+        for name in extra
+        if name.startswith((*(f"{role}/" for role in _roles(folder)), "assets/", "ort/", "browser/")) or name.endswith((".py", ".html"))
     ):
         raise ModelError(f'"{stray[0]}" was added to the bundle', where=str(folder), fix="take the bundle from where it was built again")
     try:
@@ -221,6 +225,14 @@ def read_bundle(folder: Path) -> tuple[Artifact, dict[str, Any]]:
     if missing := sorted(set(placed_files(artifact)) - set(listed)):
         raise ModelError(f'"{missing[0]}" is not in SHA256SUMS', where=str(folder), fix="take the bundle from where it was built again")
     return artifact, manifest
+
+
+def _roles(folder: Path) -> list[str]:
+    """Of the components by name, each of which has a folder; whether the file is whole is looked at later."""
+    try:
+        return [*json.loads((folder / "artifact.json").read_text(encoding="utf-8"))["components"], "model"]
+    except (ValueError, KeyError, TypeError):
+        return ["model"]
 
 
 def totals(artifact: Artifact) -> dict[str, Any]:

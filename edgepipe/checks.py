@@ -47,6 +47,8 @@ def run_checks(spec: PassSpec, before: Artifact, after: Artifact, options: Any, 
 
 
 Outcome = tuple[float | None, bool, str]
+COARSE = 0.05  # limits from here on are those of quantized graphs
+ROUNDING, MOST_ROUNDING = 2.0, 1e-2  # times a model's own rounding; over that it is no rounding any more
 
 
 def equal_outputs(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
@@ -60,13 +62,44 @@ def equal_outputs(before: Artifact, after: Artifact, options: Any, ctx: Context,
 def close_outputs(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
     """As equal-outputs, relative to the outputs' size where that is over 1."""
     worst, where = largest_difference(ctx.run(before), ctx.run(after), ctx, before, relative=True)
-    return worst, limit is None or worst <= limit, where
+    return _but_for_rounding(worst, where, limit, before, ctx)
 
 
 def same_as_unoptimised(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
     """The session as it will run against a plain one: the runtime's own rewrites have been wrong."""
-    worst, where = largest_difference(ctx.run(after, optimise=False), ctx.run(after), ctx, after, relative=True)
-    return worst, limit is None or worst <= limit, where
+    plain, optimised = ctx.run(after, optimise=False), ctx.run(after)
+    worst, where = largest_difference(plain, optimised, ctx, after, relative=True)
+    if limit is not None and COARSE <= limit < worst < float("inf"):
+        # A quantized value that lies between two steps goes either way, and a score near a tie with it: what a wrong rewrite
+        # does shows in all of the output.
+        distance = relative_distance(plain, optimised, ctx, after)
+        return worst, distance <= limit / 2, f"{where}; outputs are {distance:.2g} of their length apart"
+    return _but_for_rounding(worst, where, limit, before, ctx)
+
+
+def relative_distance(old: Runnable, new: Runnable, ctx: Context, artifact: Artifact) -> float:
+    """|a − b| / |a| over all probes, of the output that is farthest apart."""
+    import numpy as np
+
+    apart: dict[str, float] = {}
+    length: dict[str, float] = {}
+    for feeds in ctx.probes(artifact):
+        expected, got = old(feeds), new(feeds)
+        for (name, a), b in zip(expected.items(), got.values(), strict=False):
+            apart[name] = apart.get(name, 0.0) + float(((a.astype(np.float64) - b.astype(np.float64)) ** 2).sum())
+            length[name] = length.get(name, 0.0) + float((a.astype(np.float64) ** 2).sum())
+    return float(max(np.sqrt(apart[name] / max(length[name], 1e-12)) for name in apart))
+
+
+def _but_for_rounding(worst: float, where: str, limit: float | None, before: Artifact, ctx: Context) -> Outcome:
+    """Over the limit is held where the model as it came in moves as much by itself: another order of the same sums, as the
+    runtime's optimiser gives it, is rounding, and a model whose scores are near a tie makes much of it (3e-4 in the
+    RapidOCR recogniser's probabilities, where most inputs show 1e-6)."""
+    if limit is None or worst <= limit or before.model.format != "onnx":
+        return worst, limit is None or worst <= limit, where
+    own, _ = largest_difference(ctx.run(before, optimise=False), ctx.run(before), ctx, before, relative=True)
+    held = worst <= ROUNDING * own and own <= MOST_ROUNDING
+    return worst, held, f"{where}; the model as it came in moves by {own:.2g} itself when the runtime optimises it"
 
 
 def largest_difference(old: Runnable, new: Runnable, ctx: Context, artifact: Artifact, *, relative: bool = False) -> tuple[float, str]:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
 from edgepipe.errors import UsageError, nearest
 from edgepipe.toml import Table, located, parse, read_toml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PROJECT_FILE = "edgepipe.toml"
 CACHE_SCHEME = "cache://"
@@ -80,6 +84,29 @@ class Task(Table):
     compare: Literal["auto", "argmax", "closeness"] = Field(default="auto", description="fidelity: what must agree")
 
 
+class Stream(Table):
+    """How a model with state is driven: what a step takes of audio, inputs that never change, and which outputs are state."""
+
+    rate: int = Field(default=16000, gt=0, description="samples a second")
+    chunk: int | None = Field(
+        default=None, gt=0, description="samples of audio a step takes (default: 512 where the model is Silero VAD's)"
+    )
+    context: int = Field(default=0, ge=0, description="samples of the step before that stand in front of them")
+    constants: dict[str, int | float | bool] = Field(default_factory=dict, description="inputs that are the same at every step: sr = 16000")
+    state: dict[str, str] = Field(default_factory=dict, description="state input → the output that goes in there at the next step")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a project says of a model of several components, or with state."""
+
+    program: str | None = None
+    components: Mapping[str, str] = field(default_factory=dict)
+    compress: tuple[str, ...] = ()
+    characters: str | None = None
+    stream: Stream = field(default_factory=Stream)
+
+
 class Project(Table):
     """`edgepipe.toml`, or `[tool.edgepipe]` in pyproject.toml. Paths are relative to the file."""
 
@@ -96,6 +123,20 @@ class Project(Table):
     plugins: tuple[str, ...] = ()
     passes: dict[str, dict[str, Any]] = Field(default_factory=dict, description="[passes.NAME] options, over the recipe's")
     licences: dict[str, str] = Field(default_factory=dict, description="model, adapter, data → licence, for the model card")
+    program: Literal["ocr"] | None = Field(default=None, description="what the [components] are together, instead of a model")
+    components: dict[str, str] = Field(default_factory=dict, description="role → ONNX file: detector, classifier, recogniser")
+    compress: tuple[str, ...] = Field(default=(), description="roles that passes run on (default: all)")
+    characters: str | None = Field(
+        default=None, description="file with the recogniser's characters, one a line (default: those in its metadata)"
+    )
+    stream: Stream = Field(default=Stream(), description="how a model with state is driven")
+
+    @property
+    def parts(self) -> Parts:
+        """What is said of a program of several components, or with state."""
+        return Parts(
+            program=self.program, components=self.components, compress=self.compress, characters=self.characters, stream=self.stream
+        )
 
     @field_validator("task", mode="before")
     @classmethod
@@ -107,6 +148,7 @@ class Step(Table):
     """One pass of a recipe."""
 
     name: str = Field(alias="pass")
+    on: tuple[str, ...] = Field(default=(), description="roles of the components it runs on, where there are several (default: all)")
     options: dict[str, Any] = Field(default_factory=dict)
     reason: str = Field(default="the recipe says so", description="why the pass is here; shown in plan, manifest and report")
 
@@ -118,6 +160,9 @@ class Recipe(Table):
 
     steps: tuple[Step, ...] = Field(alias="step", min_length=1)
     left_out: tuple[str, ...] = Field(default=(), description="what the planner did not choose, and why")
+    tune: bool = Field(
+        default=False, description="let the build choose by measurement how each layer is quantized; what it chose replaces those steps"
+    )
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -158,6 +203,8 @@ def load_project(path: Path) -> Project:
     return project.model_copy(
         update={
             "model": resolve_path(project.model, base) if project.model else None,
+            "components": {role: resolve_path(value, base) for role, value in project.components.items()},
+            "characters": resolve_path(project.characters, base) if project.characters else None,
             "adapters": tuple(resolve_path(value, base) for value in project.adapters),
             "model_factory": resolve_path(project.model_factory, base) if project.model_factory else None,
             "profiles": tuple(resolve_path(v, base) if v.endswith(".toml") else v for v in project.profiles),
@@ -192,9 +239,11 @@ def load_recipe(path: Path) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as TOML that `load_recipe` reads back."""
-    lines = ["left_out = [", *(f"  {toml_value(text)}," for text in recipe.left_out), "]\n"] if recipe.left_out else []
+    lines = ["tune = true\n"] if recipe.tune else []
+    lines += ["left_out = [", *(f"  {toml_value(text)}," for text in recipe.left_out), "]\n"] if recipe.left_out else []
     for step in recipe.steps:
         lines += ["[[step]]", f"pass = {toml_value(step.name)}", f"reason = {toml_value(step.reason)}"]
+        lines += [f"on = {toml_value(step.on)}"] if step.on else []
         if step.options:
             lines.append("[step.options]")
             lines += [f"{_toml_key(key)} = {toml_value(value)}" for key, value in step.options.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -32,6 +32,9 @@ class Context(Protocol):
     def data(self, split: Split) -> list[Sample]:
         """Samples of a split the pass declared."""
 
+    def has(self, split: Split) -> bool:
+        """Whether there is data of that split."""
+
     def cost(self, operator: str) -> float | None:
         """Measured time of a fused operator over the time of its parts; None where nothing was measured."""
 
@@ -40,6 +43,9 @@ class Context(Protocol):
 
     def feeds(self, artifact: Artifact, samples: Sequence[Sample]) -> Feeds:
         """The model's inputs for these samples as one padded batch."""
+
+    def runs(self, artifact: Artifact, samples: Sequence[Sample]) -> Iterator[Feeds]:
+        """The model's inputs for one run after the other, as the samples make them: nothing batched, nothing padded."""
 
     def probes(self, artifact: Artifact) -> list[Feeds]:
         """Inputs to compare models on: real samples, singly and as a padded batch, or generated ones without data."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from edgepipe.artifact import digest, sha256_file
+from edgepipe.artifact import canonical, digest, sha256_file
+from edgepipe.dataset_folder import ROLES, Part, parts_of
 from edgepipe.errors import DataError, nearest
-from edgepipe.readers import Sample, read_folder, read_npz_rows, read_table
+from edgepipe.npz import read_npz_rows
+from edgepipe.readers import MEDIA, Sample, read_folder, read_part, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from edgepipe.config import Data
 
@@ -41,7 +44,7 @@ class Splits:
             if path := getattr(self.config, split):
                 self._read[split] = read_samples(path, self.config, self.columns)
             elif self.config.file:
-                dealt = split_samples(read_samples(self.config.file, self.config, self.columns))
+                dealt = deal(self.config.file, self.config, self.columns)
                 self._read |= {role: samples for role, samples in dealt.items() if not getattr(self.config, role)}
             else:
                 raise DataError(
@@ -56,7 +59,10 @@ class Splits:
         return self._read[split]
 
     def digest(self, split: Split) -> str:
-        return digest([_identity(sample) for sample in self(split)])
+        whole = hashlib.sha256()
+        for sample in self(split):
+            whole.update(canonical(_identity(sample)) + b"\n")
+        return whole.hexdigest()
 
     def check_overlap(self) -> None:
         """Refuse splits that share samples (exact match after normalisation) unless the pair is allowed by name."""
@@ -76,23 +82,25 @@ class Splits:
 
 
 def normalised(sample: Sample) -> str:
-    """What the overlap rule compares: words in lower case for text, content for images and tensors."""
-    if "image" in sample:
-        return _file_digest(str(sample["image"]))
+    """What the overlap rule compares: words in lower case for text, content for images, sounds and tensors."""
+    for kind in MEDIA:
+        if kind in sample:
+            return _file_digest(str(sample[kind]))
     if "tensors" in sample:
-        return digest(_identity(sample))
+        return digest(_tensors_identity(sample["tensors"]))
     words = " ".join(sample["tokens"]) if "tokens" in sample else f"{sample['text']} \t {sample.get('text_pair', '')}"
     return " ".join(re.findall(r"\w+", words.lower())) or words.strip()
 
 
 def _identity(sample: Sample) -> Any:
-    if "image" in sample:
-        return {**sample, "image": _file_digest(str(sample["image"]))}
     if "tensors" in sample:
-        import hashlib
+        return {**sample, "tensors": _tensors_identity(sample["tensors"])}
+    return {**sample, **{kind: _file_digest(str(sample[kind])) for kind in MEDIA if kind in sample}}
 
-        return {name: [str(a.dtype), list(a.shape), hashlib.sha256(a.tobytes()).hexdigest()] for name, a in sample["tensors"].items()}
-    return sample
+
+def _tensors_identity(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """A digest for each array; no more than one array is in memory at a time."""
+    return {name: [str(a.dtype), list(a.shape), hashlib.sha256(a.tobytes()).hexdigest()] for name, a in tensors.items()}
 
 
 @cache
@@ -100,19 +108,32 @@ def _file_digest(path: str) -> str:
     return sha256_file(Path(path))
 
 
+def given_as_arrays(config: Data) -> bool:
+    """Whether the samples are what the model takes already, in .npz files, so that nothing is to be made of them."""
+    path = Path(config.file or config.test or config.calibration or config.dev or config.train or "")
+    return path.suffix == ".npz" or (path.is_dir() and any(path.glob("*.npz")))
+
+
 def check_fit(samples: Sequence[Sample], kind: str, inputs: Sequence[Mapping[str, Any]], where: str) -> None:
     """Refuse samples that are not of the kind the model takes, and tensors unlike the inputs of its signature."""
-    keys, wanted = {"text": (("text", "tokens"), "text"), "image": (("image",), "images"), "tensors": (("tensors",), "arrays")}[kind]
+    keys, wanted = {
+        "text": (("text", "tokens"), "text"),
+        "image": (("image",), "images"),
+        "pixels": (("image",), "images"),
+        "audio": (("audio", "tensors"), "audio"),
+        "tensors": (("tensors",), "arrays"),
+    }[kind]
     for number, sample in enumerate(samples, start=1):
         if not any(key in sample for key in keys):
             names = ", ".join(f'"{entry["name"]}"' for entry in inputs)
             fix = {
                 "text": "give it a table",
                 "images": "give it a folder of images",
+                "audio": 'give it a .jsonl table with the path of a .wav file in the column "audio"',
                 "arrays": f"give it a .npz file with {names}, row i for sample i",
             }[wanted]
             raise DataError(f"the model takes {wanted}, and these samples are none", where=where, fix=fix)
-        if kind == "image":
+        if kind in ("image", "pixels"):
             _check_image(sample["image"])
         for entry in inputs if kind == "tensors" else ():
             _check_tensor(sample["tensors"], entry, f"{where}, sample {number}")
@@ -143,30 +164,58 @@ def _check_tensor(tensors: Mapping[str, Any], entry: Mapping[str, Any], where: s
         )
 
 
-def split_samples(samples: list[Sample]) -> dict[Split, list[Sample]]:
-    """Deal one list into four splits by a fixed seed, each label in its share; exact repeats are kept once.
+def split_samples(samples: list[Sample], roles: Sequence[Split] = SPLITS) -> dict[Split, list[Sample]]:
+    """Deal one list into the roles by a fixed seed, each label in its share; exact repeats are kept once.
 
     Labels too rare to be dealt in shares (scores, mostly) are dealt together.
     """
     groups: dict[str, list[Sample]] = {}
     for sample in {normalised(sample): sample for sample in samples}.values():
-        groups.setdefault(str(sample["label"]) if isinstance(sample.get("label"), str) else "", []).append(sample)
-    enough = round(1 / min(SHARES.values()))
+        groups.setdefault(str(sample["label"]) if isinstance(sample.get("label"), (str, int)) else "", []).append(sample)
+    shares = {role: SHARES[role] / sum(SHARES[other] for other in roles) for role in roles}
+    enough = round(1 / min(shares.values()))
     ordered = [group for _, group in sorted(groups.items())]
     rare = [sample for group in ordered if len(group) < enough for sample in group]
-    result: dict[Split, list[Sample]] = {split: [] for split in SPLITS}
+    result: dict[Split, list[Sample]] = {role: [] for role in roles}
     rng = random.Random(SEED)
     for group in [*(group for group in ordered if len(group) >= enough), rare]:
         rng.shuffle(group)
         start, reached = 0, 0.0
-        for split in SPLITS:
-            reached += SHARES[split]
+        for role in roles:
+            reached += shares[role]
             end = round(reached * len(group))
-            result[split] += group[start:end]
+            result[role] += group[start:end]
             start = end
-    for split in SPLITS:
-        rng.shuffle(result[split])  # a part of it, which parity looks at, has every label too
+    for role in roles:
+        rng.shuffle(result[role])  # a part of it, which parity looks at, has every label too
     return result
+
+
+def deal(path: str, config: Data, columns: tuple[str, ...]) -> dict[Split, list[Sample]]:
+    """All four roles out of one file or folder: its own splits where it has some, and the others dealt from the first of
+    train, dev and test that it has."""
+    own = {role: source for name, source in _splits_of(Path(path)).items() if (role := _role(name))}
+    if not own:
+        return split_samples(read_samples(path, config, columns))
+    found = {role: _renamed(_read(source, config, columns), config, f"{path}, {role}") for role, source in own.items()}
+    giver = next(role for role in ("train", "dev", "test", "calibration") if role in found)
+    return found | split_samples(found[giver], [role for role in SPLITS if role == giver or role not in found])
+
+
+def _role(name: str) -> Split | None:
+    return next((role for role in SPLITS if role == ROLES.get(name)), None)
+
+
+def _splits_of(source: Path) -> dict[str, Path | Part]:
+    """The splits that a folder has by name, as the datasets library or as folders of images or arrays lay them out."""
+    if not source.is_dir():
+        return {}
+    parts: dict[str, Path | Part] = {name: part for name, part in parts_of(source).items() if name}
+    if parts or parts_of(source):
+        return parts
+    folders = [sub for sub in source.iterdir() if sub.is_dir()]
+    nested = [sub for sub in folders if any(inner.is_dir() for inner in sub.iterdir()) or any(sub.glob("*.npz"))]
+    return {sub.name: sub for sub in nested} if nested == folders and all(sub.name in ROLES for sub in folders) else {}
 
 
 def read_samples(path: str, config: Data, columns: tuple[str, ...]) -> list[Sample]:
@@ -174,14 +223,30 @@ def read_samples(path: str, config: Data, columns: tuple[str, ...]) -> list[Samp
     source = Path(path)
     if not source.exists():
         raise DataError("no such file", where=path, fix="check the path")
+    splits = _splits_of(source)
+    if len(splits) > 1:
+        raise DataError(
+            f"the folder has several splits: {', '.join(sorted(splits))}",
+            where=path,
+            fix="name it as [data] file (--data), which gives each its role, or name one split's folder or file here",
+        )
+    return _renamed(_read(next(iter(splits.values()), source), config, columns), config, path)
+
+
+def _read(source: Path | Part, config: Data, columns: tuple[str, ...]) -> Iterable[Sample]:
+    if isinstance(source, Part):
+        return read_part(source, config, columns)
     if source.is_dir():
-        samples = list(read_folder(source))
-    elif source.suffix == ".npz":
-        samples = list(read_npz_rows(source))
-    else:
-        samples = list(read_table(source, config, columns))
+        part = parts_of(source).get("")
+        return read_part(part, config, columns) if part else read_folder(source, config.label)
+    return read_npz_rows(source, config.label) if source.suffix == ".npz" else read_table(source, config, columns)
+
+
+def _renamed(found: Iterable[Sample], config: Data, where: str) -> list[Sample]:
+    """The samples with the labels that the model knows."""
+    samples = list(found)
     if not samples:
-        raise DataError("there are no samples", where=path, fix="give it samples: rows, images in a folder per label, or .npz files")
+        raise DataError("there are no samples", where=where, fix="give it samples: rows, images in a folder per label, or .npz files")
     for sample in samples:
         if "label" in sample and config.label_map:
             sample["label"] = _mapped(sample["label"], config.label_map)

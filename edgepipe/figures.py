@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepipe.artifact import digest
+from edgepipe.components import is_composed
 from edgepipe.emulation import emulated
 from edgepipe.errors import AXIS_EXIT_CODES, DeviceError
 from edgepipe.machine import machine_facts
@@ -84,6 +85,9 @@ def _proofs(runner: Runner, noted: Mapping[str, Mapping[str, str]]) -> dict[str,
 def _add_latency(found: Measurement, candidate: Artifact, baseline: Artifact, setting: Setting) -> None:
     """Predict what cannot be timed; what stands in the way is told, and the axis stays unproven."""
     profile = setting.profile
+    if is_composed(candidate):
+        found.unpredicted = f"latency is predicted of single models, and this program is a {candidate.program['kind']}"
+        return
     if profile.cpu.arch != "aarch64":
         found.unpredicted = f"latency is predicted for ARM cores only, and {profile.title} is {profile.cpu.arch}"
         return

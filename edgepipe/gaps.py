@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgepipe.edit_distance import edit_distance, is_reading, words
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -31,7 +33,13 @@ class Gap:
 
 
 def gap_of(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> Gap:
-    """Outputs that are no numbers, or of unlike shapes, are as far apart as can be."""
+    """Outputs that are no numbers, or of unlike shapes, are as far apart as can be. Readings differ by their characters: the
+    products count those alike, of one text and of the other; the largest difference is the share that is not."""
+    if is_reading(a):
+        one, other = words(a["text"]), words(b["text"])
+        longer, wrong = max(len(one), len(other)), edit_distance(one, other)
+        sums = (float(longer - wrong), float(len(one)), float(len(other)))
+        return Gap({"text": sums}, wrong / max(1, longer), wrong == 0)
     products, largest = {}, 0.0
     for name in a:
         x, y = a[name].astype(np.float64).ravel(), b[name].astype(np.float64).ravel()

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.artifact import Artifact, Component, FileRef, safe_relative, sha256_file
 from edgepipe.errors import DeviceError, ModelError, UsageError
 from edgepipe.preprocess import preprocessing
+from edgepipe.streams import with_state
 from edgepipe.weights import check_finite, check_onnx_finite, load_onnx, onnx_component, read_json, safetensors_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgepipe.config import Data
+    from edgepipe.config import Data, Stream
     from edgepipe.tasks import TaskSpec
 
 ASSETS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json", "generation_config.json")
@@ -138,7 +139,13 @@ def _from_hub(name: str) -> Path:
 
 
 def make_artifact(
-    source: Source, adapters: Sequence[str], task: TaskSpec, labels: tuple[str, ...], data: Data, factory: str | None
+    source: Source,
+    adapters: Sequence[str],
+    task: TaskSpec,
+    labels: tuple[str, ...],
+    data: Data,
+    factory: str | None,
+    stream: Stream | None = None,
 ) -> Artifact:
     """The artifact that enters the build. Its files still lie where the user has them."""
     component = _onnx(source, task, labels) if source.onnx else _torch(source, task, labels, factory)
@@ -148,6 +155,8 @@ def make_artifact(
     assets = [FileRef.of(source.folder, name) for name in ASSETS if (source.folder / name).is_file()]
     preprocess, extra = preprocessing(source.folder, source.config, component, task, data)
     program: dict[str, Any] = {"kind": "single", "component": "model", "task": task.name, "preprocess": preprocess}
+    if source.onnx and preprocess["kind"] == "tensors":
+        components["model"], program = with_state(component, program, stream, data)
     if labels:
         program["labels"] = list(labels)
     if source.config.get("model_type"):

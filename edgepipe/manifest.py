@@ -84,9 +84,10 @@ def result_rows(results: Sequence[Result], profile: Profile, artifact: Artifact)
 
 def _bundle_row(profile: Profile, artifact: Artifact) -> dict[str, Any]:
 
-    return Result(
-        profile.name, "size", "bytes on the device", "bytes", device_bytes(artifact), "measured", reason="model, assets, driver and run.py"
-    ).to_json()
+    whole = "model" if len(artifact.roles) == 1 else "pipeline"
+    what = "model, assets, driver and run.py"
+    size = device_bytes(artifact)
+    return Result(profile.name, "size", "bytes on the device", "bytes", size, "measured", reason=what, component=whole).to_json()
 
 
 def manifest_schema() -> dict[str, Any]:

@@ -189,6 +189,8 @@ def scores(sample: Sample, before: Prediction, after: Prediction, task: TaskSpec
     """The task's counts of one sample, of the uncompressed model and of the candidate."""
     if "tokens" in sample:  # also where no word is left of it
         sample = {**sample, "word_starts": before.word_starts}
+    if "audio" in sample:
+        sample = {**sample, "step_seconds": before.step_seconds}
     theirs, ours = (task.score(one.outputs, before.outputs, sample, labels) for one in (before, after))
     return [float(v) for v in theirs], [float(v) for v in ours]
 
@@ -224,8 +226,10 @@ def note_labels(sample: Mapping[str, Any], before: str, after: str, labels: Sequ
 def fixed_shapes(candidate: Artifact) -> list[tuple[int, int]]:
     """(batch, length) to time the model at, of those that it takes; length 0 where inputs have none."""
     settings = candidate.program["preprocess"]
+    if candidate.program["kind"] != "single":  # its inputs have no shape but the samples' own
+        return []
     limit = settings.get("length") or settings.get("max_length", 0)
-    shapes = [(batch, min(length, limit) if length else 0) for batch, length in SHAPES[settings["kind"]]]
+    shapes = [(batch, min(length, limit) if length else 0) for batch, length in SHAPES.get(settings["kind"], ())]
     if settings.get("length"):
         shapes = [(batch, limit) for batch, _ in shapes]
     return [shape for shape in dict.fromkeys(shapes) if shape[0] == 1 or not settings.get("batch")]

@@ -39,7 +39,7 @@ def least_memory(artifact: Artifact, *, compressed: bool = True) -> Need:
     if not compressed:
         return Need(sum(component.parameters for component in components) * SMALLEST_BITS // 8, 0)
     weights = sum(component.size_bytes - _looked_up(component) for component in components)
-    return Need(weights, _largest_node(artifact) if artifact.model.format == "onnx" else 0)
+    return Need(weights, _largest_node(artifact) if artifact.program["kind"] == "single" and artifact.model.format == "onnx" else 0)
 
 
 def check_fits(artifact: Artifact, profile: Profile, *, compressed: bool = True) -> None:
@@ -54,7 +54,7 @@ def check_fits(artifact: Artifact, profile: Profile, *, compressed: bool = True)
     raise ResourceError(
         f"the model needs at least {need.total_bytes / 1e6:,.0f} MB to load and run{state} (weights {need.weights_bytes / 1e6:,.0f},"
         f" activations {need.activations_bytes / 1e6:,.0f}, runtime {need.runtime_bytes / 1e6:,.0f}); {profile.title} has {ram / 1e6:,.0f} MB",
-        where=str(artifact.model.main_file),
+        where=", ".join(str(component.main_file) for component in artifact.components.values()),
         fix="compress it further, shorten its inputs, or choose a device with more memory",
     )
 

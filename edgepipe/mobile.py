@@ -83,7 +83,7 @@ def mobile_usability(artifact: Artifact, profile: Profile) -> list[Usability]:
     from edgepipe.probes import fixed_feeds
 
     names = accelerators_of(profile)
-    if not names or artifact.model.format != "onnx":
+    if not names or artifact.program["kind"] != "single" or artifact.model.format != "onnx":
         return []
     feeds = fixed_feeds(artifact, 1, LENGTH)
     fixed = optimised(artifact, {name: value.shape for name, value in feeds.items()}, feeds)

@@ -49,6 +49,12 @@ SHARED_SOURCES = (
     "readers.py",
     "preprocess.py",
     "tasks/classification.py",
+    "training/batches.py",
+    "training/losses.py",
+    "training/loop.py",
+    "training/outputs.py",
+    "quantization/fake_quantize.py",
+    "quantization/fake_quantized_model.py",
 )
 
 
@@ -249,7 +255,10 @@ def cache_key(
             "source": hashlib.sha256(spec.source.encode()).hexdigest(),
             "shared": shared_digest(),
             "options": options.model_dump(mode="json"),
-            "data": {split: setting.splits.digest(split) for split in spec.data},
+            "data": {
+                split: setting.splits.digest(split)
+                for split in (*spec.data, *(each for each in spec.optional_data if setting.splits.has(each)))
+            },
             "probes": next((setting.splits.digest(split) for split in PROBE_SPLITS if setting.splits.has(split)), None),
             "facts": dict(facts),
             "costs": dict(costs),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import FileRef
+from edgepipe.data import given_as_arrays
 from edgepipe.errors import ModelError, UsageError
 from edgepipe.weights import read_json
 
@@ -68,6 +69,8 @@ def preprocessing(
         elif data.text_pair:
             settings["pair"] = True
         return settings | _fixed_text_shape(component, settings["max_length"]), []
+    if given_as_arrays(data):
+        return {"kind": "tensors"}, []
     own = Path(data.preprocessor) if data.preprocessor else folder / "preprocessor_config.json"
     if own.is_file():
         config = read_json(own)

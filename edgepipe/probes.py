@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
 
@@ -31,6 +31,14 @@ def feeds_of(artifact: Artifact, samples: Sequence[Sample], *, encoder: Any = No
     encoder = encoder or encoder_for(artifact)
     feeds: Feeds = encoder.feeds([part for sample in samples for part in encoder.parts(sample)])
     return feeds
+
+
+def single_runs(artifact: Artifact, samples: Sequence[Sample]) -> Iterator[Feeds]:
+    """The model's inputs for each run that the samples make, one at a time."""
+    encoder = encoder_for(artifact)
+    for sample in samples:
+        for part in encoder.parts(sample):
+            yield encoder.feeds([part])
 
 
 def probe_feeds(artifact: Artifact, samples: Sequence[Sample]) -> list[Feeds]:

@@ -46,7 +46,8 @@ def make_request(
     found = Path(project) if project else find_project(here)
     base = load_project(found) if found else Project()
     named = resolve_path(model, here) if model else base.model
-    if named is None and need_model:
+    composed = bool(base.components) and not model
+    if named is None and need_model and not composed:
         raise UsageError(
             "no model is given",
             where=str(found or PROJECT_FILE),
@@ -54,7 +55,7 @@ def make_request(
         )
     own_model = named is not None and (base.model is None or Path(named).resolve() != Path(base.model).resolve())
     if own_model:  # another model than the project's: its name, adapters and licences do not go with it; task and data may
-        alien: dict[str, Any] = {"name": None, "adapters": (), "model_factory": None, "licences": {}}
+        alien: dict[str, Any] = {"name": None, "adapters": (), "model_factory": None, "licences": {}, "components": {}, "compress": ()}
         base = base.model_copy(update={**alien, "task": base.task if task is None else None})
     paths = {key: resolve_path(value, here) for key, value in (data or {}).items() if value}
     samples = base.data
@@ -75,7 +76,8 @@ def make_request(
         )
     return Request(
         model=named or "",
-        name=base.name or "",
+        name=base.name or (base.program or "" if composed else ""),
+        parts=base.parts,
         profiles=tuple(resolve_path(p, here) if p.endswith(".toml") else p for p in profiles) or base.profiles,
         task=chosen,
         data=samples,

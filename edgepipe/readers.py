@@ -1,17 +1,18 @@
-"""Reads samples from CSV, TSV, JSON Lines, Parquet, image folders and .npz, one file or folder at a time.
+"""Reads samples from CSV, TSV, JSON Lines, Parquet, dataset folders, image folders and .npz, one file or folder at a time.
 
-A sample is a plain dict: `text` (+ `text_pair`), `tokens`, `image` (a path) or `tensors` ({name: array}), with
-`label` when the data has one.
+A sample is a plain dict: `text` (+ `text_pair`), `tokens`, `image` or `audio` (a path) or `tensors` ({name: array}, read when
+asked for), with `label` when the data has one.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import zipfile
 from typing import TYPE_CHECKING, Any, TextIO
 
+from edgepipe.dataset_folder import Part, parquet_part, read_rows
 from edgepipe.errors import DataError, UsageError, nearest
+from edgepipe.npz import read_npz_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,82 +20,90 @@ if TYPE_CHECKING:
 
     from edgepipe.config import Data
 
+MEDIA = ("image", "audio")  # columns that hold paths, relative to the table
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
 Sample = dict[str, Any]
 
 
-def read_folder(folder: Path) -> Iterator[Sample]:
+def read_folder(folder: Path, label: str) -> Iterator[Sample]:
     """A sample for each .npz in the folder, or for each image below it, labelled by the folder it lies in."""
     tensors = sorted(folder.glob("*.npz"))
     if tensors:
-        for path in tensors:
-            yield {"tensors": _load_npz(path)}
+        yield from read_npz_files(tensors, label)
         return
     images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     for path in images:
-        label = path.parent.name if path.parent != folder else None
-        yield {"image": str(path), **({"label": label} if label else {})}
+        name = path.parent.name if path.parent != folder else None
+        yield {"image": str(path), **({"label": name} if name else {})}
 
 
-def _load_npz(path: Path) -> dict[str, Any]:
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"not a readable .npz file: {error}", where=str(path), fix="write it with numpy.savez, without pickled objects"
-        ) from None
-
-
-def read_npz_rows(path: Path) -> Iterator[Sample]:
-    """Row i of every array is what the model takes for sample i."""
-    import numpy as np
-
-    arrays = _load_npz(path)
-    lengths = {name: len(a) if a.ndim else 0 for name, a in arrays.items()}
-    if len(set(lengths.values())) != 1:
-        raise DataError(
-            f"the arrays have unlike numbers of rows: {lengths}", where=str(path), fix="row i of every array belongs to sample i"
-        )
-    for index in range(next(iter(lengths.values()))):
-        yield {"tensors": {name: np.asarray(array[index]) for name, array in arrays.items()}}
+def read_part(part: Part, config: Data, columns: tuple[str, ...]) -> Iterator[Sample]:
+    """A sample for each row of one split of a Hugging Face dataset."""
+    names = _column_names(config)
+    texts = {names[column] for column in ("text", "tokens") if column in columns}
+    for where, row in read_rows(part, tuple(names.values()), files=not texts & set(part.columns)):
+        yield _sample(row, where, names, config, columns)
 
 
 def read_table(path: Path, config: Data, columns: tuple[str, ...]) -> Iterator[Sample]:
     """A sample a row, with the `columns` a task needs; `DataError` naming file, line and column when one is missing."""
+    if path.suffix.lower() == ".parquet":
+        yield from read_part(parquet_part(path), config, columns)
+        return
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise UsageError(
-            f'data files of type "{path.suffix}" are not known', where=str(path), fix=f"use {', '.join(sorted(READERS))}, .npz or a folder"
-        )
-    if not {"text", "tokens"} & set(columns):
-        raise DataError("a table holds no images", where=str(path), fix="name a folder that has a folder of images for each label")
-    names = {"text": config.text, "text_pair": config.text_pair or "text_pair", "label": config.label}
-    names["tokens"] = config.text if config.text != "text" else "tokens"
+        known = ", ".join(sorted([*READERS, ".parquet"]))
+        raise UsageError(f'data files of type "{path.suffix}" are not known', where=str(path), fix=f"use {known}, .npz or a folder")
+    names = _column_names(config)
     for line, row in reader(path, config.encoding):
-        sample: Sample = {}
-        for column in columns:
-            name = names[column]
-            if row.get(name) is None or row[name] == "":
-                present = [key for key in row if key]
-                what = f'column "{name}" is missing' if name not in row else f'column "{name}" is empty'
-                option = {"tokens": "text"}.get(column, column)
-                raise DataError(what, where=f"{path}:{line}", fix=f'{nearest(name, present)} Name the column with [data] {option} = "…"')
-            sample[column] = row[name]
-        if "text" in sample and config.text_pair and "text_pair" not in sample:
-            if row.get(config.text_pair) is None:
-                raise DataError(f'column "{config.text_pair}" is missing', where=f"{path}:{line}", fix=nearest(config.text_pair, row))
-            sample["text_pair"] = str(row[config.text_pair])
-        if "tokens" in sample and isinstance(sample["tokens"], str):
-            sample["tokens"] = sample["tokens"].split()
-        if "tokens" in sample and isinstance(sample.get("label"), str):
-            sample["label"] = sample["label"].split()
-        for column in ("text", "text_pair"):
-            if column in sample:
-                sample[column] = str(sample[column])
-        yield sample
+        for kind in MEDIA:
+            if row.get(kind) and isinstance(row[kind], str):
+                row[kind] = str(path.parent / row[kind])
+        yield _sample(row, f"{path}:{line}", names, config, columns)
+
+
+def _column_names(config: Data) -> dict[str, str]:
+    return {
+        "text": config.text,
+        "text_pair": config.text_pair or "text_pair",
+        "label": config.label,
+        "tokens": config.text if config.text != "text" else "tokens",
+    }
+
+
+def _sample(row: dict[str, Any], where: str, names: dict[str, str], config: Data, columns: tuple[str, ...]) -> Sample:
+    """What `columns` asks for of a row, and its image or sound where it has no text."""
+    texts = {"text", "tokens"} & set(columns)
+    written = any(row.get(names[column]) for column in texts)
+    sample: Sample = {} if written else {kind: row[kind] for kind in MEDIA if isinstance(row.get(kind), str) and row[kind]}
+    if not sample and not texts:
+        raise DataError(
+            'a table without a column "image" or "audio" holds no images or sounds',
+            where=where,
+            fix="name a folder that has a folder of images for each label, or give each row the path of its file",
+        )
+    for column in columns:
+        name = names[column]
+        if row.get(name) is None or row[name] == "":
+            if sample and column in texts:
+                continue
+            present = [key for key in row if key]
+            what = f'column "{name}" is missing' if name not in row else f'column "{name}" is empty'
+            option = {"tokens": "text"}.get(column, column)
+            raise DataError(what, where=where, fix=f'{nearest(name, present)} Name the column with [data] {option} = "…"')
+        sample[column] = row[name]
+    if "text" in sample and config.text_pair and "text_pair" not in sample:
+        if row.get(config.text_pair) is None:
+            raise DataError(f'column "{config.text_pair}" is missing', where=where, fix=nearest(config.text_pair, row))
+        sample["text_pair"] = str(row[config.text_pair])
+    if "tokens" in sample and isinstance(sample["tokens"], str):
+        sample["tokens"] = sample["tokens"].split()
+    if "tokens" in sample and isinstance(sample.get("label"), str):
+        sample["label"] = sample["label"].split()
+    for column in ("text", "text_pair"):
+        if column in sample:
+            sample[column] = str(sample[column])
+    return sample
 
 
 def _open(path: Path, encoding: str) -> TextIO:
@@ -148,18 +157,6 @@ def _read_jsonl(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]
         raise DataError(f"not valid JSON: {error.msg}", where=f"{path}:{line}", fix="write one JSON object a line") from None
 
 
-def _read_parquet(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UsageError("reading Parquet needs pyarrow", where=str(path), fix="pip install 'edgepipe[parquet]'") from None
-    try:
-        yield from enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"not a readable Parquet file: {error}", where=str(path), fix="write the file again") from None
-
-
 def _wrong_encoding(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError:
     return DataError(
         f"not {encoding} text (byte {error.start})",
@@ -172,5 +169,4 @@ READERS: dict[str, Callable[[Path, str], Iterator[tuple[int, dict[str, Any]]]]] 
     ".csv": _read_delimited(","),
     ".tsv": _read_delimited("\t"),
     ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
 }

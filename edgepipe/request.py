@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.bundle import check_target
-from edgepipe.config import Budget, Data, Recipe, Task, load_recipe
+from edgepipe.component_recipes import check_components, is_onnx, plan_components
+from edgepipe.config import Budget, Data, Parts, Recipe, Task, load_recipe
 from edgepipe.data import SPLITS, Splits, check_fit
 from edgepipe.errors import DataError, ModelError, OperatorError, UsageError, nearest, reading
 from edgepipe.intake import find_source, make_artifact
 from edgepipe.memory_fit import check_fits
+from edgepipe.ocr import ocr_artifact
 from edgepipe.operators import unknown_here
 from edgepipe.passes import load_plugin
 from edgepipe.pipeline import baseline_recipe, check_recipe
-from edgepipe.plan import plan
 from edgepipe.profile import load_profile, with_devices
 from edgepipe.runners import check_address
+from edgepipe.streams import check_audio, sample_inputs
 from edgepipe.tasks import load_task
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class Request:
     strict: bool = False
     archive: bool = False
     devices: tuple[str, ...] = ()
+    tune: bool = True  # choose by measurement how each layer is quantized, where the recipe leaves it open
+    parts: Parts = field(default_factory=Parts)  # several components, or state
     target_samples: int | None = TARGET_SAMPLES  # random samples that an emulated device runs; None: all
 
 
@@ -75,9 +79,13 @@ def prepare(request: Request, *, with_data: bool = True) -> Prepared:
         load_plugin(Path(plugin))
     task = load_task(request.task)
     with reading(ModelError):
-        source = find_source(request.model)
-        labels = request.task.labels or source.labels
-        artifact = make_artifact(source, request.adapters, task, tuple(labels), request.data, request.model_factory)
+        if request.parts.components:
+            labels: tuple[str, ...] = ()
+            artifact = ocr_artifact(request.parts, task.name)
+        else:
+            source = find_source(request.model)
+            labels = tuple(request.task.labels or source.labels)
+            artifact = make_artifact(source, request.adapters, task, labels, request.data, request.model_factory, request.parts.stream)
     splits = Splits(request.data, task.columns)
     if task.name.endswith("classification") and not labels:
         raise UsageError(
@@ -88,10 +96,10 @@ def prepare(request: Request, *, with_data: bool = True) -> Prepared:
             splits("test")  # needed, whatever else is given
             check_data(splits, task, artifact, tuple(split for split in SPLITS if splits.has(split)))
             splits.check_overlap()
-    if artifact.model.format == "onnx" and (unknown := unknown_here(artifact)):
+    if is_onnx(artifact) and (unknown := unknown_here(artifact)):
         raise OperatorError(
             f"onnxruntime has no kernel for {', '.join(unknown)}",
-            where=str(artifact.model.main_file),
+            where=request.model or ", ".join(request.parts.components.values()),
             fix="export the model with operators that it has",
         )
     return Prepared(request, task, splits, artifact)
@@ -102,7 +110,8 @@ def check_data(splits: Splits, task: TaskSpec, artifact: Artifact, roles: Sequen
     for split in roles:
         samples = splits(split)
         where = str(getattr(splits.config, split) or f"{splits.config.file}, its {split} share of {len(samples)} samples")
-        check_fit(samples, artifact.program["preprocess"]["kind"], artifact.model.signature["inputs"], where)
+        check_fit(samples, artifact.program["preprocess"]["kind"], sample_inputs(artifact), where)
+        check_audio(artifact, samples)
         if task.check_labels:
             task.check_labels(samples, artifact.program.get("labels", ()), where)
 
@@ -110,7 +119,7 @@ def check_data(splits: Splits, task: TaskSpec, artifact: Artifact, roles: Sequen
 def recipe_for(prepared: Prepared, profile: Profile) -> Recipe:
     """The recipe a build will run: the user's or the planner's, with the project's and `--set` options over it."""
     named = prepared.request.recipe
-    recipe = load_recipe(Path(named)) if named else plan(prepared.artifact, profile)
+    recipe = load_recipe(Path(named)) if named else _planned(prepared, profile)
     names = {step.name for step in recipe.steps}
     for name in prepared.request.settings:
         if name not in names:
@@ -119,7 +128,13 @@ def recipe_for(prepared: Prepared, profile: Profile) -> Recipe:
     steps = tuple(
         step.model_copy(update={"options": {**step.options, **prepared.request.settings.get(step.name, {})}}) for step in recipe.steps
     )
-    return recipe.model_copy(update={"steps": steps})
+    tune = recipe.tune and prepared.request.tune and not any(name.startswith("quantize-") for name in prepared.request.settings)
+    return recipe.model_copy(update={"steps": steps, "tune": tune})
+
+
+def _planned(prepared: Prepared, profile: Profile) -> Recipe:
+    calibrated = prepared.splits.has("calibration")
+    return plan_components(prepared.artifact, profile, prepared.request.parts.compress, calibrated=calibrated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +174,8 @@ def planned(request: Request, *, whole: bool = True) -> tuple[Prepared, list[Pla
     for profile, out in zip(profiles, outs, strict=True):
         check_fits(prepared.artifact, profile, compressed=False)
         recipe = recipe_for(prepared, profile)
-        steps = check_recipe(recipe, prepared.artifact, request.recipe, request.places)
-        if (shorter := baseline_recipe(recipe)) or prepared.artifact.model.format != "onnx":
+        steps = check_components(recipe, prepared.artifact, request.parts.compress, request.recipe, request.places)
+        if (shorter := baseline_recipe(recipe)) or not is_onnx(prepared.artifact):
             _check_baseline(shorter, prepared, request)
         if whole:
             _check_splits(prepared.splits, steps)

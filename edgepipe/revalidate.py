@@ -99,7 +99,7 @@ def _baseline(manifest: dict[str, Any], store: Store, setting: Setting, request:
     if kept is not None:
         return kept
     source = manifest.get("source", {})
-    prepared = prepare(request, with_data=False) if request.model else None
+    prepared = prepare(request, with_data=False) if request.model or request.parts.components else None
     if prepared is None or source.get("sha256", source_digest(prepared.artifact)) != source_digest(prepared.artifact):
         what = "the float32 model this bundle is compared with is no longer in the store" + (
             ", and the project's model is another" if prepared else ""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgepipe.edit_distance import is_reading
 from edgepipe.gaps import gap_of
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def agreement(host: Sequence[Prediction], target: Sequence[Prediction], random: 
         [gap_of(a, b) for a, b in zip(one.outputs, two.outputs, strict=True)] for one, two in zip(host, target, strict=True)
     ]  # fmt: skip
     sizes = (np.abs(value[np.isfinite(value)]) for one in host for run in one.outputs for value in run.values())
-    largest = max((float(size.max()) for size in sizes if size.size), default=1.0)
+    largest = 1.0 if is_reading(host[0].outputs[0]) else max((float(size.max()) for size in sizes if size.size), default=1.0)
     moved = [max(gap.max_abs for gap in one) / max(largest, 1e-12) for one in gaps]
     other = [not all(gap.same_top for gap in one) if labelled else share > TOLERANCE for one, share in zip(gaps, moved, strict=True)]
     return {

@@ -6,7 +6,7 @@ figure and the reason shown all the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def judge(measured: Measurement, candidate: Artifact, baseline: Artifact, profil
     """Every figure with its verdict, in the order a report shows them."""
     labelled = bool(candidate.program.get("labels"))
     judge_one = _Judge(profile, measured, budget, labelled)
-    return [
+    rows = [
         *judge_one.accuracy(task),
         judge_one.size(candidate, baseline),
         *latency_rows(measured, budget, judge_one.row),
@@ -41,6 +41,18 @@ def judge(measured: Measurement, candidate: Artifact, baseline: Artifact, profil
         operators(candidate, profile, measured.proof("operators")),
         *_accelerators(candidate, profile),
     ]
+    if len(candidate.roles) == 1:
+        return rows
+    rows = [replace(row, component="pipeline") for row in rows]
+    place = next(index for index, row in enumerate(rows) if row.axis == "size") + 1
+    return [*rows[:place], *(_component_size(role, candidate, baseline, profile) for role in candidate.roles), *rows[place:]]
+
+
+def _component_size(role: str, candidate: Artifact, baseline: Artifact, profile: Profile) -> Result:
+    """What one component of several takes; the budget is the whole's."""
+    before, after = baseline.components[role].size_bytes, candidate.components[role].size_bytes
+    reason = f"{before / after:.2f} × smaller" if after < before else "as it was"
+    return Result(profile.name, "size", "component bytes", "bytes", after, "measured", baseline=before, reason=reason, component=role)
 
 
 def _accelerators(candidate: Artifact, profile: Profile) -> list[Result]:

@@ -100,13 +100,16 @@ class WorkerContext:
         self._opened: dict[tuple[str, bool, tuple[float, ...]], Any] = {}
 
     def data(self, split: Split) -> list[Sample]:
-        if split not in self._spec.data:
+        if split not in (*self._spec.data, *self._spec.optional_data):
             raise PassError(
                 f"the pass asked for {split} data without declaring it",
                 where=f"pass {self._spec.name}",
                 fix=f'register it with data=("{split}",)',
             )
         return self._splits(split)
+
+    def has(self, split: Split) -> bool:
+        return self._splits.has(split)
 
     def cost(self, operator: str) -> float | None:
         return self._job.costs.get(operator)
@@ -123,6 +126,11 @@ class WorkerContext:
         from edgepipe.probes import feeds_of
 
         return feeds_of(artifact, samples)
+
+    def runs(self, artifact: Artifact, samples: Sequence[Sample]) -> Iterator[Feeds]:
+        from edgepipe.probes import single_runs
+
+        return single_runs(artifact, samples)
 
     def probes(self, artifact: Artifact) -> list[Feeds]:
         from edgepipe.data import PROBE_SPLITS
@@ -146,7 +154,13 @@ def open_model(artifact: Artifact, optimise: bool, adapter_weights: Sequence[flo
         disabled = artifact.program.get("session", {}).get("disabled_optimizers", ())
         session = driver_module().open_session(str(artifact.model.main_file), threads, disabled, optimise)
         names = [output.name for output in session.get_outputs()]
-        return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        taken = {entry.name for entry in session.get_inputs()}  # what fix-inputs made a constant is no input any more
+
+        def run_onnx(feeds: Feeds) -> dict[str, np.ndarray]:
+            given = {name: value for name, value in feeds.items() if name in taken}
+            return dict(zip(names, session.run(names, given), strict=True))
+
+        return run_onnx
     from edgepipe.loader import load_torch
 
     module = load_torch(artifact, adapter_weights=adapter_weights)

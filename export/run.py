@@ -15,8 +15,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def sample_of(kind, value, settings):
-    if kind == "image":
+    if kind in ("image", "pixels"):
         return {"image": value}
+    if kind == "audio":
+        return {"audio": value}
     if kind == "tensors":
         import numpy as np
 
@@ -34,7 +36,9 @@ def sample_of(kind, value, settings):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="*", help="texts (a tab between the two of a pair), image files, or .npz files of one sample each")
+    parser.add_argument(
+        "inputs", nargs="*", help="texts (a tab between the two of a pair), image or .wav files, or .npz files of one sample each"
+    )
     parser.add_argument("--file", help="read inputs from this file, one a line")
     parser.add_argument("--threads", type=int, help="default: as many as it was validated with")
     args = parser.parse_args()

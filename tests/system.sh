@@ -9,6 +9,10 @@ need chromium chromium
 need npm npm
 need ssh openssh-client
 need adb adb
+need espeak-ng espeak-ng
+[ -f /usr/share/dict/american-english ] || missing+=(wamerican)
+[ -d /usr/share/fonts/truetype/dejavu ] || missing+=(fonts-dejavu-core)
+[ -d /usr/share/fonts/truetype/liberation ] || missing+=(fonts-liberation)
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
   apt-get update -qq

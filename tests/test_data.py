@@ -122,6 +122,19 @@ def test_table_in_place_of_an_image_folder_says_so(tmp_path: Path) -> None:
         read(write(tmp_path, "path,label\na.png,cat\n"), ("label",))
 
 
+@pytest.mark.parametrize("kind", ["image", "audio"])
+@pytest.mark.parametrize("name", ["data.csv", "data.jsonl"])
+def test_table_may_name_a_file_for_each_row(tmp_path: Path, kind: str, name: str) -> None:
+    table = f"{kind},label\nfiles/1.png,cat\n" if name.endswith("csv") else json.dumps({kind: "files/1.png", "label": "cat"})
+
+    for columns in (("label",), ("text", "label")):  # text where a row has it, else its file
+        assert read(write(tmp_path, table, name), columns) == [{kind: str(tmp_path / "files/1.png"), "label": "cat"}]
+
+
+def test_text_with_a_picture_beside_it_is_text(tmp_path: Path) -> None:
+    assert read(write(tmp_path, "text,image,label\na,b.png,c\n")) == [{"text": "a", "label": "c"}]
+
+
 def test_tensor_rows_become_samples(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.arange(6).reshape(3, 2), y=np.arange(3))
 

@@ -11,7 +11,7 @@ import pytest
 
 from edgepipe import kernel_costs
 from edgepipe.artifact import Artifact
-from edgepipe.cost.fusions import FUSIONS, GRAPHS
+from edgepipe.cost.fusions import FUSIONS
 from edgepipe.cost.kernels import PRECISIONS, Kernel, kernels, model_of
 from edgepipe.cost.table import CostTable, load_table, own_path
 from edgepipe.driver import driver_module
@@ -43,7 +43,7 @@ def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_every_tabled_kernel_runs_and_its_nodes_carry_its_name() -> None:
-    model, feeds = model_of(kernels(), {f"{name}/parts": GRAPHS[name](False) for name in FUSIONS})
+    model, feeds = model_of(kernels())
 
     session = driver_module().open_session(model.SerializeToString())
 

@@ -96,12 +96,14 @@ def count(
     caches: Sequence[CacheShape] = (),
     disabled_optimizers: Sequence[str] = (),
     plugin_folder: Path | None = None,
+    optimised: Path | None = None,
 ) -> Counts:
     """Counts of one inference of an ONNX file, after a warm-up run, on one thread.
 
     `emulator` is the command up to, and without, the program: ["qemu-aarch64", "-L", ROOT, "-cpu", "cortex-a72"];
     `python` the emulated interpreter with numpy and onnxruntime; `feeds` maps input names to arrays. The built
-    plugin is kept in `plugin_folder`. Raises `DeviceError` without a compiler, and when the emulated run fails.
+    plugin is kept in `plugin_folder`; the graph that the runtime made of the model, whose nodes are counted, is written
+    to `optimised`. Raises `DeviceError` without a compiler, and when the emulated run fails.
     """
     import numpy as np
 
@@ -114,7 +116,8 @@ def count(
         borders = folder / "borders.txt"
         script = resource("devices") / "count_nodes.py"
         command = [*emulator, "-plugin", plugin_option(plugin, borders, caches), python, str(script)]
-        arguments = [str(model), str(folder / "feeds.npz"), str(folder / "profile"), *disabled_optimizers]
+        arguments = [str(model), str(folder / "feeds.npz"), str(folder / "profile")]
+        arguments += [*(["--optimised", str(optimised)] if optimised else []), *disabled_optimizers]
         output = run_counted([*command, *arguments], env)
         events = json.loads(Path(output.split("\n")[0]).read_text(encoding="utf-8"))
         profiled, plain = read_borders(borders)

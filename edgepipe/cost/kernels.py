@@ -1,17 +1,15 @@
 """The kernels whose costs are tabled: products, convolutions, attention's shapes and element-wise operators, per precision.
 
-Each is a small ONNX graph of its own; all together make one model whose nodes do not depend on each other, so that one
-emulated run counts them all. Shapes are MiniLM's and BERT-base's, ResNet's and MobileNet's.
+Each is a small ONNX graph of its own. Shapes are MiniLM's and BERT-base's, ResNet's and MobileNet's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
 
@@ -51,9 +49,8 @@ def kernels() -> list[Kernel]:
     return found + [Kernel(kind, "float32", (128, 384)) for kind in ELEMENTWISE]
 
 
-def model_of(chosen: Sequence[Kernel], graphs: Mapping[str, Any] = MappingProxyType({})) -> tuple[Any, dict[str, np.ndarray]]:
-    """One ONNX model with every kernel in it, its nodes named `<kernel>/<n>`, and inputs for it. `graphs` are models of
-    float32 inputs that join it under names of their own."""
+def model_of(chosen: Sequence[Kernel]) -> tuple[Any, dict[str, np.ndarray]]:
+    """One ONNX model with every kernel in it, its nodes named `<kernel>/<n>`, and inputs for it."""
     import numpy as np
     import onnx
     from onnx import helper, numpy_helper
@@ -73,19 +70,18 @@ def model_of(chosen: Sequence[Kernel], graphs: Mapping[str, Any] = MappingProxyT
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
             inputs.append(helper.make_tensor_value_info(f"{kernel.name}/{name}", kind, value.shape))
         outputs.append(helper.make_empty_tensor_value_info(f"{kernel.name}/y"))
-    for name, model in graphs.items():
-        joined = onnx.compose.add_prefix(model, f"{name}/").graph
-        for index, node in enumerate(joined.node):
-            node.name = f"{name}/{index}"
-        nodes += joined.node
-        weights += joined.initializer
-        inputs += joined.input
-        outputs += joined.output
-        for value in joined.input:
-            feeds[value.name] = rng.standard_normal([dim.dim_value for dim in value.type.tensor_type.shape.dim]).astype(np.float32)
     graph = helper.make_graph(nodes, "kernels", inputs, outputs, weights)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(_MS, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=min(onnx.IR_VERSION, 10)), feeds
+
+
+def random_inputs(model: Any) -> dict[str, np.ndarray]:
+    """Inputs for a model of float32 inputs of fixed shapes."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def _quantized(rng: Any, shape: tuple[int, ...]) -> Any:

@@ -22,7 +22,20 @@ if TYPE_CHECKING:
 
     PassFunction = Callable[[Artifact, Any, Context], Artifact]
 
-BUILT_IN = ("merge_lora", "prune_heads", "prune_ffn", "export_onnx", "optimize_graph", "quantize_dynamic", "map_weights")
+BUILT_IN = (
+    "merge_lora",
+    "prune_heads",
+    "prune_ffn",
+    "quantization_aware_training",
+    "export_onnx",
+    "fix_inputs",
+    "optimize_graph",
+    "quantize_static",
+    "quantize_dynamic",
+    "quantize_weights",
+    "convert_float16",
+    "map_weights",
+)
 
 
 class PassOptions(Table):
@@ -51,6 +64,7 @@ class PassSpec:
     facts: tuple[str, ...] = ()
     costs: tuple[str, ...] = ()
     data: tuple[Split, ...] = ()
+    optional_data: tuple[Split, ...] = ()  # used where it is given
     checks: tuple[Check, ...] = ()
     libraries: tuple[str, ...] = ()  # whose versions are part of the cache key
     baseline: bool = False  # its step also makes the float32 model that the result is compared with
@@ -75,6 +89,7 @@ def register_pass(
     facts: tuple[str, ...] = (),
     costs: tuple[str, ...] = (),
     data: tuple[Split, ...] = (),
+    optional_data: tuple[Split, ...] = (),
     checks: tuple[Check, ...] = (Check("loads"),),
     libraries: tuple[str, ...] = ("onnx", "onnxruntime"),
     baseline: bool = False,
@@ -104,6 +119,7 @@ def register_pass(
             facts,
             costs,
             data,
+            optional_data,
             checks,
             libraries,
             baseline,

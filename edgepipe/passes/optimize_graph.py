@@ -63,9 +63,27 @@ def optimize_graph(artifact: Artifact, options: OptimizeGraph, ctx: Context) -> 
         fuse(artifact.model.main_file, target, FAMILIES.get(artifact.program.get("family", ""), "bert"), kept)
     else:
         fold(artifact.model.main_file, target)
+    ctx.progress("folding what lies around convolutions and behind the last rows read")
+    folder = rewritten(folder, ctx.workdir)
     disabled = sorted(SWITCHES[name][1] for name, keep in kept.items() if not keep)
     session = {**artifact.program.get("session", {}), "disabled_optimizers": disabled}
     return artifact.with_component("model", onnx_component(folder)).with_program(session=session)
+
+
+def rewritten(folder: Path, workdir: Path) -> Path:
+    """The folder of the model with the rewrites of `edgepipe.rewrites`; the same one where none of them applies."""
+    from edgepipe.quantization.graph import Graph
+    from edgepipe.rewrites.affine import fold_affine
+    from edgepipe.rewrites.hard_swish import fuse_hard_swish
+    from edgepipe.rewrites.row_selection import pick_rows_early
+
+    graph = Graph(folder / "model.onnx", workdir)
+    if not sum([fuse_hard_swish(graph), fold_affine(graph), pick_rows_early(graph)]):
+        return folder
+    target = workdir / "rewritten"
+    target.mkdir()
+    graph.write(target)
+    return target
 
 
 def pays(cost: float | None) -> bool:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
-from edgepipe.report.numbers import conditions_text, interval_text, level, limit_text, short, with_unit
+from edgepipe.report.numbers import conditions_text, interval_text, level, limit_text, named, short, with_unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,11 +63,10 @@ def _judged(row: Mapping[str, Any]) -> bool:
 
 def _budget_case(row: Mapping[str, Any], profile: str, strict: bool) -> ET.Element:
     conditions = conditions_text(row.get("conditions") or {})
-    component = "" if row.get("component", "model") == "model" else f" of {row['component']}"
     case = _element(
         "testcase",
         classname=f"edgepipe.{profile}.{row['axis']}",
-        name=row["metric"] + component + (f" [{conditions}]" if conditions else ""),
+        name=named(row) + (f" [{conditions}]" if conditions else ""),
         time="0.000",
     )
     keys = ("provenance", "verdict", "value", "baseline", "budget", "unit", "n")

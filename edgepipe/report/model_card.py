@@ -9,7 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.report.numbers import change_text, conditions_text, interval_text, level, limit_text, number, with_unit
+from edgepipe.report.numbers import change_text, conditions_text, interval_text, level, limit_text, named, number, with_unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -117,7 +117,7 @@ def _passes(manifest: Mapping[str, Any]) -> str:
 def _evaluation(manifest: Mapping[str, Any], source: Mapping[str, Any]) -> str:
     rows = [
         (
-            row["axis"], escape(", ".join(filter(None, [row["metric"], conditions_text(row.get("conditions") or {})]))), escape(change_text(row)),
+            row["axis"], escape(", ".join(filter(None, [named(row), conditions_text(row.get("conditions") or {})]))), escape(change_text(row)),
             escape(_interval(row)), escape(limit_text(row)), row["provenance"], row.get("verdict") or "reported",
         )
         for row in manifest.get("results") or ()
@@ -177,7 +177,7 @@ def _bullets(lines: Iterable[str]) -> str:
 def _how_to_run(manifest: Mapping[str, Any]) -> str:
     versions, program = manifest.get("versions") or {}, manifest.get("program") or {}
     kind = (program.get("preprocess") or {}).get("kind", "text")
-    needs = ["onnxruntime", "numpy", *{"text": ["tokenizers"], "image": ["pillow"]}.get(kind, [])]
-    example = {"image": "photo.jpg", "tensors": "inputs.npz"}.get(kind, '"some text"')
+    needs = ["onnxruntime", "numpy", *{"text": ["tokenizers"], "image": ["pillow"], "pixels": ["pillow"]}.get(kind, [])]
+    example = {"image": "photo.jpg", "pixels": "page.png", "audio": "speech.wav", "tensors": "inputs.npz"}.get(kind, '"some text"')
     install = " ".join(f"{name}=={versions[name].split('+')[0]}" if name in versions else name for name in needs)
     return f"In the bundle's folder, anywhere:\n\n```sh\npip install {install}\npython run.py {example}\n```"

@@ -9,7 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MINUS, NONE = "\u2212", "–"
+WHOLE = ("model", "pipeline")  # what a figure of everything is of
 DECIMALS = {"points": 2, "samples/s": 1, "operator types": 0}
+
+
+def named(row: Mapping[str, Any]) -> str:
+    """A result's metric; of one component of several, which one."""
+    component = row.get("component", "model")
+    return str(row["metric"]) + ("" if component in WHOLE else f" of the {component}")
 
 
 def number(value: float | None, decimals: int = 2, *, sign: bool = False) -> str:

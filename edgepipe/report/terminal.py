@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from edgepipe.report.numbers import figure, level
+from edgepipe.report.numbers import figure, level, named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ def print_result(manifest: Mapping[str, Any], *, bundle: Path | None = None, rep
         verdict = row["verdict"]
         table.add_row(
             shown,
-            row["metric"].removesuffix(" of arithmetic") + conditions(row["conditions"]),
+            named(row).removesuffix(" of arithmetic") + conditions(row["conditions"]),
             amount(row["baseline"], row["unit"]),
             amount(row["value"], row["unit"]),
             amount(row["budget"], row["unit"]),

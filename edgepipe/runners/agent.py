@@ -38,6 +38,7 @@ class AgentPrediction:
     model_ns: int
     total_ns: int
     word_starts: list[int] = field(default_factory=list)
+    step_seconds: float = 0.0  # that a step of a sound lasts
 
 
 class AgentModel:
@@ -148,7 +149,10 @@ class AgentModel:
     def predict(self, samples: Sequence[Sample]) -> list[AgentPrediction]:
         results = self.ask({"do": "predict", "samples": [self._wire(sample) for sample in samples]})["results"]
         return [
-            AgentPrediction([arrays(one) for one in r["outputs"]], r["model_ns"], r["total_ns"], r.get("word_starts", [])) for r in results
+            AgentPrediction(
+                [arrays(one) for one in r["outputs"]], r["model_ns"], r["total_ns"], r.get("word_starts", []), r.get("step_seconds", 0.0)
+            )
+            for r in results
         ]
 
     def batch(self, samples: Sequence[Sample], length: int | None = None) -> dict[str, np.ndarray]:

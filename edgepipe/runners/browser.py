@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.browser_setup import checked_runtime, runtime_folder, runtime_version
 from edgepipe.chromium import WHERE, Page, chromium_version
 from edgepipe.driver import driver_module
-from edgepipe.errors import DeviceError, EdgepipeError, ResourceError
+from edgepipe.errors import DeviceError, EdgepipeError, ResourceError, UsageError
 from edgepipe.importing import import_file
 from edgepipe.machine import cpu_model, usable_cores
 from edgepipe.resources import resource
@@ -74,7 +74,13 @@ class BrowserRunner:
         return Proof("measured", "", note)
 
     def push(self, artifact: Artifact) -> Path:
-        return artifact.model.folder.parent
+        if (kind := artifact.program["kind"]) != "single":
+            raise UsageError(
+                f"the browser's driver runs single models, and this program is a {kind}",
+                where=f"profile {self._profile.name}",
+                fix="choose a profile of another kind of device for it",
+            )
+        return artifact.root
 
     def open(self, folder: Path, *, threads: int, optimise: bool = True) -> BrowserModel:
         return BrowserModel(folder, threads=threads, optimise=optimise)

@@ -55,7 +55,7 @@ class EmulatedRunner:
         return Proof("emulated", self._doubt, "; ".join(note for note in notes if note))
 
     def push(self, artifact: Artifact) -> Path:
-        return artifact.model.folder.parent
+        return artifact.root
 
     def open(self, folder: Path, *, threads: int, optimise: bool = True) -> EmulatedModel:
         log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the model

@@ -156,10 +156,11 @@ class RemoteModel(AgentModel):
         self._explain = explain
 
     def _wire(self, sample: Sample) -> Sample:
-        """An image's file is not over there, so its bytes go along."""
+        """The file of an image or a sound is not over there, so its bytes go along."""
         kept = wire(sample)
-        if "image" in kept:
-            kept["image_data"] = base64.b64encode(Path(kept["image"]).read_bytes()).decode("ascii")
+        for kind in ("image", "audio"):
+            if kind in kept:
+                kept[f"{kind}_data"] = base64.b64encode(Path(kept[kind]).read_bytes()).decode("ascii")
         return kept
 
     def _death(self, doing: str) -> EdgepipeError:

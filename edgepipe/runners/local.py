@@ -41,7 +41,7 @@ class LocalRunner:
         return Proof("host", self._doubt) if self._doubt else Proof("measured")
 
     def push(self, artifact: Artifact) -> Path:
-        return artifact.model.folder.parent
+        return artifact.root
 
     def open(self, folder: Path, *, threads: int, optimise: bool = True) -> AgentModel:
         log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the model

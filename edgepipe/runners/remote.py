@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 LIMIT_S = 900.0  # for one answer of an agent: loading a large model from a slow card
 COOL_DOWN_S, COOL_STEP_S, COOLER_BY_C = 180.0, 5.0, 3.0
-NEEDED = {"text": "tokenizers", "image": "pillow"}
+NEEDED = {"text": "tokenizers", "image": "pillow", "pixels": "pillow"}
 PYTHON, KEEP = "EDGEPIPE_DEVICE_PYTHON", "EDGEPIPE_KEEP_ON_DEVICE"
 
 
@@ -57,7 +57,9 @@ class RemoteRunner:
             self._bring_packages()
             self.pins = board.pinned(self.facts, profile.runtime.threads)
             self.threads = min(profile.runtime.threads, len(self.pins or self.facts["usable"]) or profile.runtime.threads)
-            self._agent = self._tree("agent", {name: resource("devices") / name for name in ("agent.py", "driver.py")})
+            self._agent = self._tree(
+                "agent", {name: resource("devices") / name for name in ("agent.py", "driver.py", "stream.py", "ocr.py")}
+            )
         except BaseException:
             self.close()
             raise
@@ -96,7 +98,7 @@ class RemoteRunner:
             kind = artifact.program["preprocess"]["kind"]
             needed = ["onnxruntime", "numpy", *([NEEDED[kind]] if kind in NEEDED else [])]
             board.check_runtime(self._packages, self.facts, self._profile, needed, self._where)
-            root = artifact.model.folder.parent
+            root = artifact.root
             files = {place: ref.location for place, ref in placed_files(artifact).items()}
             self._folders[artifact.digest] = self._tree(artifact.digest[:16], {"artifact.json": root / "artifact.json", **files})
         return self._folders[artifact.digest]

@@ -41,6 +41,8 @@ BUILT_IN = {
     "token-classification": "edgepipe.tasks.token_classification",
     "sentence-similarity": "edgepipe.tasks.sentence_similarity",
     "image-classification": "edgepipe.tasks.image_classification",
+    "ocr": "edgepipe.tasks.ocr",
+    "voice-activity": "edgepipe.tasks.voice_activity",
     "fidelity": "edgepipe.tasks.fidelity",
 }
 

@@ -48,7 +48,11 @@ def check_labels(samples: Sequence[Mapping[str, Any]], labels: Sequence[str], wh
     found = set()
     for sample in samples:
         if "label" not in sample:
-            raise DataError("a sample has no label", where=where, fix="images need a folder per label; or use the task fidelity")
+            raise DataError(
+                "a sample has no label",
+                where=where,
+                fix='images need a folder per label, a .npz an array "label"; or use the task fidelity',
+            )
         name = label_name(sample["label"], labels)
         if name not in labels:
             raise DataError(

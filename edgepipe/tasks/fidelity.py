@@ -3,7 +3,8 @@
 `argmax`: share of positions whose top class is the same. `closeness`: 2·Σab / (Σa² + Σb²) over all samples, of the output
 that is worst off; 1 only where both are the same, since unlike cosine similarity it sees a change of scale, and pooled
 over samples it says something about a single number too (Dice, 1945, for real-valued vectors). `auto` takes argmax where
-the model names its output as logits or probabilities over two or more classes, else closeness.
+the model names its output as logits or probabilities over two or more classes, else closeness. Of a program that reads text:
+character accuracy, with what the uncompressed models read as the truth.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgepipe.edit_distance import is_reading, mistakes
 from edgepipe.tasks import TaskSpec
 from edgepipe.tasks.classification import mean_points
+from edgepipe.tasks.ocr import character_accuracy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +34,10 @@ def make(config: Task) -> TaskSpec:
 
 
 def score(compare: str, outputs: Outputs, reference: Outputs, sample: Mapping[str, Any], labels: Sequence[str]) -> Sequence[float]:
-    """[share of positions with the same top class], or [Σab, Σa², Σb²] for each output."""
+    """[share of positions with the same top class], or [edit distance, characters] of what is read, or [Σab, Σa², Σb²] for
+    each output."""
+    if is_reading(reference[0]):
+        return mistakes(outputs[0]["text"], reference[0]["text"])
     name = next(iter(reference[0]))
     if compare == "argmax" or (compare == "auto" and _classes(name, reference[0][name])):
         return [float(np.mean([_same_top(ours[name], theirs[name]) for ours, theirs in zip(outputs, reference, strict=True)]))]
@@ -45,6 +51,8 @@ def score(compare: str, outputs: Outputs, reference: Outputs, sample: Mapping[st
 def agreement_points(counts: np.ndarray) -> float:
     if counts.shape[1] == 1:
         return mean_points(counts)
+    if counts.shape[1] == 2:
+        return character_accuracy(counts)
     ab, aa, bb = counts.sum(axis=0).reshape(-1, 3).T
     closeness = np.where(aa + bb > NOTHING, 2 * ab / np.maximum(aa + bb, NOTHING), 1.0)
     return 100.0 * max(0.0, float(closeness.min()))

@@ -1,0 +1,31 @@
+"""Round to nearest: the scale that just holds the largest weight of each group.
+
+Jacob et al., arXiv 1712.05877, section 3: the range is that of the weights, widened to hold zero exactly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgepipe.quantization.rounding.grid import grouped, on_grid, usable
+from edgepipe.quantization.rounding.slabs import by_columns
+
+if TYPE_CHECKING:
+    from edgepipe.quantization.rounding.grid import Grid, Quantized
+
+
+def nearest(weight: np.ndarray, grid: Grid, hessian: np.ndarray | None = None) -> Quantized:
+    """No weight moves by more than half a step of its group."""
+    return by_columns(lambda slab: on_grid(slab, *widest(grouped(slab, grid), grid), grid), weight, grid)
+
+
+def widest(groups: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray | None]:
+    """Scales float32 and zero points uint8 (None: symmetric), [groups, n], that clip nothing of [groups, rows, n]."""
+    low = np.minimum(groups.min(1), 0).astype(np.float64)
+    high = np.maximum(groups.max(1), 0).astype(np.float64)
+    if grid.symmetric:
+        return usable(np.maximum(-low, high) / grid.highest), None
+    scales = usable((high - low) / grid.highest)
+    return scales, np.clip(np.rint(-low / scales), 0, grid.highest).astype(np.uint8)

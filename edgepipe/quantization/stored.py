@@ -1,0 +1,118 @@
+"""Stored small, run fast: constants kept in few bits in the file and expanded once, when the model is loaded.
+
+The nodes that expand a weight read constants only, so ONNX Runtime's constant folding runs them at load, and kernels get
+plain float32 or int8 weights. Written with Mod, BitShift and Cast, which every opset from 11 has, and not with
+DequantizeLinear, which the runtime leaves in the graph for its own fusions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from edgepipe.quantization.graph import Graph
+    from edgepipe.quantization.rounding import Quantized
+
+OPSET = 11
+FLOAT, INT8, INT32 = 1, 3, 6  # ONNX's numbers of types
+STORED_BITS = (2, 4, 8)
+
+
+def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes 0 … 2^bits − 1, flat, as uint8: the first share of them in the lowest bits. Filled up with zeros."""
+    per_byte = 8 // bits
+    parts = np.concatenate([codes, np.zeros(-len(codes) % per_byte, codes.dtype)]).astype(np.uint8).reshape(per_byte, -1)
+    packed = np.zeros(parts.shape[1], np.uint8)
+    for number, part in enumerate(parts):
+        packed |= part << np.uint8(bits * number)
+    return packed
+
+
+def expanded(
+    graph: Graph,
+    base: str,
+    found: Quantized,
+    bits: int,
+    *,
+    factors: np.ndarray | None = None,
+    transposed: bool = False,
+    shape: tuple[int, ...] | None = None,
+) -> tuple[str, list[Any]]:
+    """(name, nodes) of a weight [k, n], float32, or int8 where `factors` [groups, n] take the place of scales.
+
+    `transposed`: as [n, k], and reshaped to `shape` where it has more dimensions. The graph must have opset 11.
+    """
+    make, (k, n) = _Nodes(graph, base), found.codes.shape
+    groups, size = found.scales.shape[0], found.group_size
+    middle = 0 if found.zero_points is not None or bits == 8 else 1 << bits - 1
+    codes = np.full((groups * size, n), middle, np.int16)
+    codes[:k] = found.codes
+    codes[:k] += middle
+    if bits == 8:
+        value = make.constant(codes.astype(found.codes.dtype).reshape(groups, size, n))
+    else:
+        value = make.reshape(_unpacked(make, codes.ravel(), bits), groups, size, n)
+    kind = FLOAT if factors is None else INT32
+    dtype = np.float32 if factors is None else np.int32
+    value = make.node("Cast", value, to=kind)
+    if found.zero_points is not None:
+        value = make.node("Sub", value, make.constant(found.zero_points.astype(dtype)[:, None, :]))
+    elif middle:
+        value = make.node("Sub", value, make.constant(np.array(middle, dtype)))
+    value = make.node("Mul", value, make.constant((found.scales if factors is None else factors).astype(dtype)[:, None, :]))
+    value = make.part(make.reshape(value, -1, n), k, groups * size)
+    if factors is not None:
+        value = make.node("Cast", value, to=INT8)
+    if transposed:
+        value = make.node("Transpose", value, perm=[1, 0])
+    if shape is not None and len(shape) != 2:
+        value = make.reshape(value, *shape)
+    return value, make.nodes
+
+
+def stored_bytes(parameters: int, bits: int, group_size: int, n: int) -> int:
+    """What a weight takes in the file, with its scales."""
+    k = parameters // max(1, n)
+    groups = -(-k // group_size) if group_size > 0 else 1
+    return math.ceil(parameters * bits / 8) + 4 * groups * n
+
+
+def _unpacked(make: _Nodes, codes: np.ndarray, bits: int) -> str:
+    packed = pack(codes, bits)
+    value = make.constant(packed)
+    limit = make.constant(np.array(1 << bits, np.uint8))
+    parts = []
+    for number in range(8 // bits):
+        part = make.node("BitShift", value, make.constant(np.array(bits * number, np.uint8)), direction="RIGHT") if number else value
+        parts.append(make.node("Mod", part, limit))
+    return make.part(make.node("Concat", *parts, axis=0), len(codes), len(packed) * len(parts))
+
+
+class _Nodes:
+    """The nodes that make one constant out of smaller ones, each named below `base`."""
+
+    def __init__(self, graph: Graph, base: str) -> None:
+        self.graph, self.base = graph, base
+        self.nodes: list[Any] = []
+
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        from onnx.helper import make_node
+
+        name = self.graph.fresh(f"{self.base}/{operator}")
+        self.nodes.append(make_node(operator, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def constant(self, values: np.ndarray) -> str:
+        return self.graph.constant(f"{self.base}/stored", values)
+
+    def reshape(self, value: str, *shape: int) -> str:
+        return self.node("Reshape", value, self.constant(np.array(shape, np.int64)))
+
+    def part(self, value: str, rows: int, of: int) -> str:
+        """The first rows, where there are more."""
+        if rows == of:
+            return value
+        return self.node("Slice", value, *(self.constant(np.array([number], np.int64)) for number in (0, rows, 0)))

@@ -1,0 +1,301 @@
+"""Loops that judge whole models: which layer is quantized how, so that nothing is slower and the budgets hold.
+
+Every layer gets the kernel that is fastest on the target (measured on the model's own shapes); a size budget that binds
+moves layers to smaller storage where that costs least; a region that lost against its float32 twin is put back; layers
+that cost the dev data more points than the budget allows are left out, those first that buy most accuracy for the time
+they cost. What comes out is a recipe with every layer named, which can be pinned, and the figures behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.config import Recipe, Step
+from edgepipe.errors import EdgepipeError
+from edgepipe.pipeline import check_recipe, run_recipe
+from edgepipe.quantization.graph import Graph
+from edgepipe.quantization.sites import find_sites
+from edgepipe.tuning.assignment import Option, assign
+from edgepipe.tuning.losses import losses
+from edgepipe.tuning.schemes import BY_NAME, FLOAT32, ORDER, SCHEMES, fits
+from edgepipe.tuning.site_costs import RegionCosts, SiteCosts, region_costs, site_costs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from edgepipe.artifact import Artifact
+    from edgepipe.config import Budget
+    from edgepipe.pipeline import PassRun, Setting
+    from edgepipe.quantization.sites import Site
+
+    Dev = Callable[[Artifact], float]  # points lost on the dev data
+
+MARGIN = 0.03  # of a region's time: what timing is uncertain by
+ROUNDS = 3  # of putting regions back
+OUT = "float32, stored in 8 bits"  # what a layer that costs too much accuracy becomes where size binds
+
+
+@dataclass(slots=True)
+class Tuned:
+    """A recipe tail with every layer named, what it gives, and why."""
+
+    artifact: Artifact
+    steps: tuple[Step, ...]
+    runs: list[PassRun]
+    report: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Search:
+    artifact: Artifact
+    setting: Setting
+    sites: dict[str, Site]
+    costs: SiteCosts
+    layers: dict[str, list[Option]]
+    max_bytes: float
+    put_back: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    losses: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def tune(artifact: Artifact, setting: Setting, budget: Budget, max_bytes: float, dev: Dev | None) -> Tuned:
+    """Quantize a float32 ONNX artifact for the setting's profile. `max_bytes` is what its model may take, `dev` gives the
+    points that a candidate loses on the dev data (None: there is none)."""
+    setting.progress.stage("tune", f"every layer for {setting.profile.name}")
+    calibrated = setting.splits.has("calibration")
+    with setting.store.workdir() as workdir:
+        sites = find_sites(Graph(artifact.model.main_file, workdir))
+    setting.progress.update("tune", f"costs of {len(sites)} layers")
+    costs = site_costs(artifact, sites, setting, calibrated=calibrated)
+    search = _Search(artifact, setting, sites, costs, {}, max_bytes)
+    search.layers = {name: _options(site, search, calibrated) for name, site in sites.items()}
+    rest = artifact.model.size_bytes - sum(4 * site.parameters for site in _distinct(sites))
+    room = max_bytes - rest
+    if _too_large(search, room):
+        _measure_losses(search, calibrated)
+    chosen, result = _winning(search, room)
+    chosen, result = _accurate(search, chosen, result, room, budget, dev)
+    steps, done, runs = result
+    setting.progress.finish("tune", _summary(chosen))
+    return Tuned(done, steps, runs, _report(search, chosen))
+
+
+def _distinct(sites: Mapping[str, Site]) -> list[Site]:
+    return list({site.weight: site for site in sites.values()}.values())
+
+
+def _options(site: Site, search: _Search, calibrated: bool) -> list[Option]:
+    """Float32 first. A layer whose kernel has no cost cannot have that kernel."""
+    ms = search.costs.ms.get(site.node, {})
+    found = []
+    for scheme in SCHEMES:
+        time = 0.0 if site.kind == "table" else ms.get(scheme.kernel)
+        if scheme is FLOAT32:
+            time = time or 0.0
+        if time is None and scheme.kernel == "float32":
+            time = 0.0
+        if time is not None and fits(scheme, site, calibrated=calibrated):
+            loss = search.losses.get(scheme.name, {}).get(site.node, scheme.prior_loss)
+            found.append(Option(scheme.name, time, scheme.bytes_of(site), loss))
+    return found
+
+
+def _too_large(search: _Search, room: float) -> bool:
+    """Whether 8 bits for every layer do not fit the size budget, so that it matters what fewer lose."""
+    return sum(min(o.bytes for o in options if BY_NAME[o.scheme].bits >= 8) for options in search.layers.values()) > room
+
+
+def _measure_losses(search: _Search, calibrated: bool) -> None:
+    wanted = [
+        scheme for scheme in SCHEMES if scheme.step and any(o.scheme == scheme.name for options in search.layers.values() for o in options)
+    ]
+    alike = {(scheme.bits, scheme.group_size, scheme.kernel.startswith("int8")): scheme for scheme in wanted}
+    found = losses(search.artifact, alike.values(), search.layers, search.setting)
+    search.losses = {
+        scheme.name: found.get(alike[scheme.bits, scheme.group_size, scheme.kernel.startswith("int8")].name, {}) for scheme in wanted
+    }
+    search.layers = {name: _options(site, search, calibrated) for name, site in search.sites.items()}
+
+
+Result = tuple[tuple[Step, ...], "Artifact", "list[PassRun]"]
+
+
+def _winning(search: _Search, room: float) -> tuple[dict[str, Option], Result]:
+    """The assignment without the regions that lost; putting one back changes its neighbours, so it is looked at again."""
+    fixed: dict[str, str] = {}
+    for _ in range(ROUNDS):
+        chosen = assign(search.layers, room, fixed)
+        result = _run(search, chosen)
+        found = _regions(search, chosen, result)
+        if not found.lost:
+            break
+        for sites, float_ms, quantized_ms in found.lost:
+            small = {name: _stored(search, name, chosen[name]) for name in sites if name in chosen}
+            fixed |= small
+            search.put_back.append({"nodes": list(sites), "float32_ms": float_ms, "quantized_ms": quantized_ms})
+    else:
+        chosen = assign(search.layers, room, fixed)
+        result = _run(search, chosen)
+    return chosen, result
+
+
+def _stored(search: _Search, name: str, now: Option) -> str:
+    """Float32 kernels for a layer, stored as small as it was."""
+    bits = BY_NAME[now.scheme].bits
+    names = [
+        option.scheme
+        for option in search.layers[name]
+        if BY_NAME[option.scheme].kernel == "float32" and BY_NAME[option.scheme].bits <= bits
+    ]
+    return max(names, key=lambda scheme: BY_NAME[scheme].bits) if names else FLOAT32.name
+
+
+def _regions(search: _Search, chosen: Mapping[str, Option], result: Result) -> RegionCosts:
+    if all(BY_NAME[option.scheme].kernel == "float32" for option in chosen.values()):
+        return RegionCosts(0.0, 0.0, ())
+    try:
+        return region_costs(search.artifact, result[1], search.setting, MARGIN)
+    except EdgepipeError as error:  # what cannot be cut out is judged as a whole by the validator
+        search.costs.reason = search.costs.reason or error.what
+        return RegionCosts(0.0, 0.0, ())
+
+
+def _run(search: _Search, chosen: Mapping[str, Option]) -> Result:
+    steps = _steps(search, chosen)
+    if not steps:
+        return (), search.artifact, []
+    recipe = Recipe(step=steps)
+    done, runs = run_recipe(check_recipe(recipe, search.artifact), search.artifact, search.setting, label="tune: ")
+    return recipe.steps, done, runs
+
+
+def _steps(search: _Search, chosen: Mapping[str, Option]) -> tuple[Step, ...]:
+    """One step for each scheme that layers have, static ones first."""
+    groups: dict[str, list[str]] = {}
+    for name, option in chosen.items():
+        if BY_NAME[option.scheme].step:
+            groups.setdefault(option.scheme, []).append(name)
+    order = sorted(groups, key=lambda scheme: (ORDER.index(BY_NAME[scheme].step), [each.name for each in SCHEMES].index(scheme)))
+    return tuple(
+        Step.model_validate(
+            {
+                "pass": BY_NAME[each].step,
+                "options": {**BY_NAME[each].options, "include": groups[each]},
+                "reason": _reason(search, each, groups[each]),
+            }
+        )
+        for each in order
+    )
+
+
+def _reason(search: _Search, scheme: str, names: list[str]) -> str:
+    """What the layers of one step gain, by the figures that chose it."""
+    kernel = BY_NAME[scheme].kernel
+    timed = [search.costs.ms[name] for name in names if name in search.costs.ms and kernel in search.costs.ms[name]]
+    layers = f"{len(names)} layer{'s' if len(names) > 1 else ''}"
+    if kernel == "float32":
+        return f"{layers}: float32 kernels are as fast or faster there, and {BY_NAME[scheme].bits} bits in the file hold the size budget"
+    if not timed:
+        return f"{layers}: {BY_NAME[scheme].bits} bits a value"
+    before, after = sum(ms["float32"] for ms in timed), sum(ms[kernel] for ms in timed)
+    return f"{layers}: {before / max(after, 1e-9):.2f} × float32's speed on {search.setting.profile.name} ({search.costs.source})"
+
+
+def _accurate(
+    search: _Search, chosen: dict[str, Option], result: Result, room: float, budget: Budget, dev: Dev | None
+) -> tuple[dict[str, Option], Result]:
+    """Leave layers out until the dev data holds the accuracy budget; the best that was found where nothing does."""
+    if dev is None:
+        return chosen, result
+    tried = [(chosen, result, _noted(search, "all that pays", chosen, result, dev))]
+    if tried[0][2] <= budget.max_accuracy_drop:
+        return chosen, result
+    if not search.losses:
+        _measure_losses(search, search.setting.splits.has("calibration"))
+        chosen = {name: next(o for o in search.layers[name] if o.scheme == option.scheme) for name, option in chosen.items()}
+    ranked = _ranked(search, chosen)
+    count = 1
+    while count < 2 * len(ranked):
+        left = ranked[: min(count, len(ranked))]
+        fixed = {name: option.scheme for name, option in chosen.items()} | {name: _safer(search, name, chosen[name], room) for name in left}
+        candidate = assign(search.layers, room, fixed)
+        outcome = _run(search, candidate)
+        drop = _noted(search, f"{len(left)} layers left out", candidate, outcome, dev)
+        tried.append((candidate, outcome, drop))
+        if drop <= budget.max_accuracy_drop:
+            return candidate, outcome
+        count *= 2
+    best = min(tried, key=lambda entry: entry[2])
+    return best[0], best[1]
+
+
+def _ranked(search: _Search, chosen: Mapping[str, Option]) -> list[str]:
+    """Quantized layers, those first that give most accuracy back for the time it costs."""
+
+    def worth(name: str) -> float:
+        float_ms = search.layers[name][0].ms
+        return chosen[name].loss / max(float_ms - chosen[name].ms, 1e-6)
+
+    return sorted((name for name, option in chosen.items() if option.scheme != FLOAT32.name), key=lambda name: (-worth(name), name))
+
+
+def _safer(search: _Search, name: str, now: Option, room: float) -> str:
+    """What a layer becomes when it is left out: float32 kernels on 8-bit weights, or float32 where it is that already."""
+    names = [option.scheme for option in search.layers[name]]
+    return OUT if OUT in names and now.scheme != OUT else FLOAT32.name
+
+
+def _noted(search: _Search, what: str, chosen: Mapping[str, Option], result: Result, dev: Dev) -> float:
+    drop = dev(result[1])
+    ms = sum(option.ms for option in chosen.values())
+    search.steps.append({"what": what, "drop": drop, "size_bytes": result[1].model.size_bytes, "ms": ms})
+    return drop
+
+
+def _summary(chosen: Mapping[str, Option]) -> str:
+    counts: dict[str, int] = {}
+    for option in chosen.values():
+        counts[option.scheme] = counts.get(option.scheme, 0) + 1
+    return ", ".join(f"{count} {scheme}" for scheme, count in sorted(counts.items(), key=lambda entry: -entry[1]))
+
+
+def _report(search: _Search, chosen: Mapping[str, Option]) -> dict[str, Any]:
+    """What the manifest keeps and the report shows, layer by layer."""
+    back = {name for entry in search.put_back for name in entry["nodes"]}
+    rows = []
+    for name, site in search.sites.items():
+        option = chosen[name]
+        why = "its region lost on the target, so it was put back" if name in back else _why(search, name, option)
+        rows.append(
+            {
+                "node": name,
+                "operator": site.operator,
+                "shape": [site.k, site.n],
+                "parameters": site.parameters,
+                "scheme": option.scheme,
+                "reason": why,
+                "bytes": option.bytes,
+                "ms": search.costs.ms.get(name, {}),
+                "divergence": {scheme: by[name] for scheme, by in search.losses.items() if name in by},
+            }
+        )
+    return {
+        "costs": search.costs.source,
+        "costs_reason": search.costs.reason,
+        "without": search.costs.without,
+        "sites": rows,
+        "put_back": search.put_back,
+        "steps": search.steps,
+    }
+
+
+def _why(search: _Search, name: str, option: Option) -> str:
+    ms = search.costs.ms.get(name, {})
+    kernel = BY_NAME[option.scheme].kernel
+    if kernel in ms and kernel != "float32":
+        return f"{ms['float32'] / max(ms[kernel], 1e-9):.2f} × float32's speed"
+    if ms and kernel == "float32":
+        best = min((value, key) for key, value in ms.items() if key != "float32")
+        return f"{best[1]} is {ms['float32'] / max(best[0], 1e-9):.2f} × float32's speed"
+    return "looked up, not computed" if search.sites[name].kind == "table" else "no other kernel takes it"

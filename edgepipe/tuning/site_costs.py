@@ -1,0 +1,128 @@
+"""What each layer costs on the target under each kernel, measured on the model's own shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgepipe.config import Recipe
+from edgepipe.data import PROBE_SPLITS
+from edgepipe.errors import EdgepipeError
+from edgepipe.graph_costs import graph_costs
+from edgepipe.pipeline import check_recipe, run_recipe
+from edgepipe.probes import fixed_feeds, single_runs
+from edgepipe.quantization.cutting import FLOAT, QUANTIZED, cut_regions
+from edgepipe.quantization.put_back import best_subset
+from edgepipe.quantization.site_pairs import cut_sites, priced
+from edgepipe.tuning.schemes import KERNELS, fits
+from edgepipe.weights import all_nodes, load_onnx
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from edgepipe.artifact import Artifact
+    from edgepipe.pipeline import Setting
+    from edgepipe.quantization.site_pairs import SitePairs
+    from edgepipe.quantization.sites import Site
+    from edgepipe.tuning.schemes import Scheme
+
+LOOKED_AT = 64  # samples, of which the one of median size gives the shapes
+LARGEST_INPUT = 400_000  # values: larger samples (photographs) are passed over where there are smaller ones
+
+
+@dataclass(slots=True)
+class SiteCosts:
+    """Milliseconds by layer and kernel; `together` are the layers that pay under a kernel, borders counted."""
+
+    source: str = ""
+    reason: str = ""
+    ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    together: dict[str, frozenset[str]] = field(default_factory=dict)
+    without: dict[str, str] = field(default_factory=dict)  # kernel → why it is out of the question
+
+
+@dataclass(frozen=True, slots=True)
+class RegionCosts:
+    """Of one quantized model against its float32 twin: what lost and by how much."""
+
+    float32_ms: float
+    quantized_ms: float
+    lost: tuple[tuple[tuple[str, ...], float, float], ...]  # sites, float32, quantized
+
+
+def typical_feeds(artifact: Artifact, setting: Setting) -> Mapping[str, np.ndarray]:
+    """The inputs of the sample of median size, of real data where there is any."""
+    split = next((split for split in PROBE_SPLITS if setting.splits.has(split)), None)
+    if split is None:
+        return fixed_feeds(artifact, 1, 64)
+    runs = list(single_runs(artifact, setting.splits(split)[:LOOKED_AT]))
+    runs.sort(key=lambda feeds: sum(value.size for value in feeds.values()))
+    small = [feeds for feeds in runs if sum(value.size for value in feeds.values()) <= LARGEST_INPUT] or runs[:1]
+    return small[len(small) // 2]
+
+
+def quantized(scheme: Scheme, names: list[str], artifact: Artifact, setting: Setting) -> Artifact:
+    """The artifact with those layers under one scheme; kept by content like every pass."""
+    step = {"pass": scheme.step, "options": {**scheme.options, "include": names}, "reason": "tried"}
+    recipe = Recipe.model_validate({"step": [step]})
+    return run_recipe(check_recipe(recipe, artifact), artifact, setting, label="tune: ")[0]
+
+
+def site_costs(artifact: Artifact, sites: Mapping[str, Site], setting: Setting, *, calibrated: bool) -> SiteCosts:
+    """Costs of every layer as it is and under each kernel that it can have. A kernel that the target or the model does not
+    take is left out, with the reason."""
+    found = SiteCosts()
+    feeds = typical_feeds(artifact, setting)
+    pairs: dict[str, SitePairs] = {}
+    graphs: dict[str, Any] = {}
+    for scheme in KERNELS:
+        names = [name for name, site in sites.items() if fits(scheme, site, calibrated=calibrated)]
+        if not names:
+            continue
+        try:
+            other = quantized(scheme, names, artifact, setting)
+        except EdgepipeError as error:
+            found.without[scheme.kernel] = error.what
+            continue
+        cut = pairs[scheme.kernel] = cut_sites(artifact.model.main_file, other.model.main_file, names, feeds)
+        graphs |= {_own_name(scheme.kernel, name): graph for name, graph in cut.graphs.items()}
+    costs = _costs(graphs, artifact, setting)  # all in one go: timed in turns, so that other load meets all alike
+    found.source, found.reason = costs.source, costs.reason
+    for kernel, cut in pairs.items():
+        ms = {name: costs.ms[_own_name(kernel, name)] for name in cut.graphs}
+        choices, borders = priced(cut, ms)
+        found.together[kernel] = best_subset(choices, borders)
+        for name, choice in choices.items():
+            chained = sites[name].kind == "convolution" and name in found.together[kernel]
+            by_kernel = found.ms.setdefault(name, {"float32": choice.float_ms})
+            by_kernel[kernel] = choice.int8_ms if chained else ms[f"{name}/{QUANTIZED}"]
+    return found
+
+
+def _own_name(kernel: str, name: str) -> str:
+    """`<site>/float32` is the same under every kernel; the rest are variants of the site."""
+    thing, _, variant = name.rpartition("/")
+    return name if variant == FLOAT else f"{thing}/{kernel} {variant}"
+
+
+def region_costs(artifact: Artifact, other: Artifact, setting: Setting, margin: float) -> RegionCosts:
+    """Every region that differs, as float32 and as quantized; those that lose by more than `margin` are named. Lookups are
+    not: they are made small, and cost microseconds either way."""
+    cuts = cut_regions(artifact.model.main_file, other.model.main_file, typical_feeds(artifact, setting))
+    costs = _costs(cuts.graphs, artifact, setting)
+    lookups = {node.name for node in all_nodes(load_onnx(artifact.model.main_file).graph) if node.op_type == "Gather"}
+    lost, before, after = [], 0.0, 0.0
+    for name, region in cuts.regions.items():
+        float_ms, quantized_ms = costs.ms[f"{name}/{FLOAT}"], costs.ms[f"{name}/{QUANTIZED}"]
+        before, after = before + float_ms, after + quantized_ms
+        looked_up = all(name in lookups for name in region.sites)
+        if quantized_ms > float_ms * (1 + margin) and not looked_up:
+            lost.append((tuple(region.sites), float_ms, quantized_ms))
+    return RegionCosts(before, after, tuple(lost))
+
+
+def _costs(graphs: Any, artifact: Artifact, setting: Setting) -> Any:
+    disabled = artifact.program.get("session", {}).get("disabled_optimizers", ())
+    return graph_costs(graphs, setting.profile, setting.store, setting.progress, disabled_optimizers=disabled)
