@@ -45,7 +45,7 @@ def main() -> None:
     runner = LocalRunner()
     models = {
         "float32": runner.open(runner.push(float32), threads=threads),
-        "Olive 0.13 int8": runner.open(_folder_around(olive, workdir_of(peers)), threads=threads),
+        "Olive 0.13 int8": runner.open(folder_around(olive, workdir_of(peers)), threads=threads),
         "edgepipe int8": runner.open(runner.push(int8), threads=threads),
     }
     sizes = {"float32": float32.model.size_bytes, "Olive 0.13 int8": olive.stat().st_size, "edgepipe int8": int8.model.size_bytes}
@@ -67,7 +67,7 @@ def workdir_of(peers: Path) -> Path:
     return folder
 
 
-def _folder_around(model: Path, folder: Path) -> Path:
+def folder_around(model: Path, folder: Path) -> Path:
     """The folder an agent opens, around an ONNX file that edgepipe did not make."""
     import json
 

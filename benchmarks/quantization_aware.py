@@ -33,8 +33,8 @@ TRAINED = "quantization-aware-training"
 GRIDS: tuple[dict[str, Any], ...] = (
     {"bits": 4},
     {"bits": 3},
-    {"bits": 2, "symmetric": False},
-    {"bits": 2, "learned_step": True},
+    {"bits": 2, "symmetric": False, "learning_rate": 2e-4},
+    {"bits": 2, "learned_step": True, "learning_rate": 2e-4},
 )
 GROUP = 32
 

@@ -17,6 +17,7 @@ from edgepipe.measure_emulated import measure_emulated
 from edgepipe.passes import source_of
 from edgepipe.pipeline import library_version, sources_digest
 from edgepipe.predicted import predict_latencies
+from edgepipe.predicted_components import predict_components
 from edgepipe.resources import resource
 from edgepipe.runners import runner_for
 from edgepipe.store import cache_root, disk_errors
@@ -85,17 +86,13 @@ def _proofs(runner: Runner, noted: Mapping[str, Mapping[str, str]]) -> dict[str,
 def _add_latency(found: Measurement, candidate: Artifact, baseline: Artifact, setting: Setting) -> None:
     """Predict what cannot be timed; what stands in the way is told, and the axis stays unproven."""
     profile = setting.profile
-    if is_composed(candidate):
-        found.unpredicted = f"latency is predicted of single models, and this program is a {candidate.program['kind']}"
-        return
     if profile.cpu.arch != "aarch64":
         found.unpredicted = f"latency is predicted for ARM cores only, and {profile.title} is {profile.cpu.arch}"
         return
     try:
         with disk_errors(cache_root()):
-            result = predict_latencies(
-                candidate, baseline, profile, emulated(profile), setting.splits("test"), setting.store, setting.progress
-            )
+            predicting = predict_components if is_composed(candidate) else predict_latencies
+            result = predicting(candidate, baseline, profile, emulated(profile), setting.splits("test"), setting.store, setting.progress)
     except DeviceError as error:
         found.unpredicted = ": ".join(text for text in (error.what, error.fix) if text)
         return

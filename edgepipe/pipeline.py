@@ -53,8 +53,6 @@ SHARED_SOURCES = (
     "training/losses.py",
     "training/loop.py",
     "training/outputs.py",
-    "quantization/fake_quantize.py",
-    "quantization/fake_quantized_model.py",
 )
 
 
@@ -273,6 +271,7 @@ def cache_key(
 def shared_digest() -> str:
     here = Path(__file__).parent
     files = [*(here / name for name in SHARED_SOURCES), resource("devices") / "driver.py"]
+    files += [path for folder in ("quantization", "rewrites") for path in sorted((here / folder).rglob("*.py"))]
     return sources_digest(files)
 
 

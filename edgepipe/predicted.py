@@ -34,12 +34,14 @@ if TYPE_CHECKING:
     from edgepipe.artifact import Artifact
     from edgepipe.cost.latency import Prediction
     from edgepipe.emulation import Emulated
+    from edgepipe.probes import Feeds
     from edgepipe.profile import Profile
     from edgepipe.progress import Progress
     from edgepipe.readers import Sample
     from edgepipe.store import Store
 
 SHORT, LONG = 16, 128  # tokens
+KINDS = ("baseline", "candidate")
 COSTLIEST = 10
 OPERATIONS = {"fma_q": 8, "fma_d": 4, "imul": 16, "dot": 32, "mmla": 64}  # multiplications and additions an instruction does
 
@@ -79,26 +81,37 @@ def predict_latencies(
                 progress.update(STAGE, f"counting instructions for {profile.cpu.model}", number + 1, len(jobs))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # else those that wait would still run, minutes each
-            _stop_counting()
+            stop_counting()
             raise
     threads = profile.runtime.threads
-    kinds = ("baseline", "candidate")
     runs = 2 if candidate.program["preprocess"].get("twin") else 1  # a sample of two texts runs the model on each
 
     def at(shape: tuple[int, int], label: str) -> dict[str, Any]:
-        before, after = (predict(found[name, shape], profile, threads) for name in kinds)
+        before, after = (predict(found[name, shape], profile, threads) for name in KINDS)
         return _entry(before, after, shape[0], label, threads, runs if label == "task" else 1)
 
     entries = [at(shape, str(shape[1]) if task_length else "task") for shape in shapes]
-    at_task = {name: found[name, shapes[0]] for name in kinds}
+    at_task = {name: found[name, shapes[0]] for name in KINDS}
     if task_length:
-        at_task = {name: _between(found[name, shapes[0]], found[name, shapes[-1]], shapes, task_length) for name in kinds}
-        before, after = (predict(at_task[name], profile, threads) for name in kinds)
+        at_task = {name: _between(found[name, shapes[0]], found[name, shapes[-1]], shapes, task_length) for name in KINDS}
+        before, after = (predict(at_task[name], profile, threads) for name in KINDS)
         entries.insert(0, {**_entry(before, after, 1, "task", threads, runs), "median_length": task_length})
     scaling = [
-        {"threads": n, **{name: runs * predict(at_task[name], profile, n).ms for name in kinds}} for n in range(1, threads + 1)
+        {"threads": n, **{name: runs * predict(at_task[name], profile, n).ms for name in KINDS}} for n in range(1, threads + 1)
     ]  # fmt: skip
-    longest = {name: found[name, shapes[-1]] for name in kinds}
+    return _told(entries, scaling, {name: found[name, shapes[-1]] for name in KINDS}, profile)
+
+
+def predicted_at_task(found: Mapping[str, Counts], profile: Profile) -> Predicted:
+    """The latencies of one inference each of baseline and candidate, counted as the task has them."""
+    threads = profile.runtime.threads
+    before, after = (predict(found[name], profile, threads) for name in KINDS)
+    scaling = [{"threads": n, **{name: predict(found[name], profile, n).ms for name in KINDS}} for n in range(1, threads + 1)]
+    return _told([_entry(before, after, 1, "task", threads, 1)], scaling, found, profile)
+
+
+def _told(entries: list[dict[str, Any]], scaling: list[dict[str, float]], longest: Mapping[str, Counts], profile: Profile) -> Predicted:
+    threads = profile.runtime.threads
     costliest = {name: _costliest(predict(counts, profile, threads)) for name, counts in longest.items()}
     return Predicted(entries, scaling, costliest, _roofline(longest, profile, threads))
 
@@ -120,14 +133,21 @@ def _shapes(artifact: Artifact, samples: Sequence[Sample]) -> tuple[list[tuple[i
 def _counts(
     artifact: Artifact, shape: tuple[int, int], samples: Sequence[Sample], profile: Profile, emulation: Emulated, store: Store
 ) -> Counts:
+    given = artifact.program["preprocess"]["kind"] == "tensors"
+    inputs = digest(wire(samples[0])) if given else ""
+    feeds = feeds_of(artifact, samples[:1]) if given else fixed_feeds(artifact, *shape)
+    return counted(artifact, feeds, {"shape": list(shape), "inputs": inputs}, profile, emulation, store)
+
+
+def counted(artifact: Artifact, feeds: Feeds, told_by: Mapping[str, Any], profile: Profile, emulation: Emulated, store: Store) -> Counts:
+    """Counts of one run of a single model, kept by its content and by `told_by`, which says what the feeds are."""
     caches = cache_shapes(profile)
     key = digest(
         {
             "counts": artifact.digest,
             "cpu": emulation.digest,
             "caches": [[cache.kib, cache.ways] for cache in caches],
-            "shape": list(shape),
-            "inputs": digest(wire(samples[0])) if artifact.program["preprocess"]["kind"] == "tensors" else "",
+            **told_by,
             "sources": sources_digest([*_counter_files(), Path(__file__)]),
         }
     )
@@ -136,8 +156,6 @@ def _counts(
             return Counts.from_json(kept)
         except (KeyError, TypeError, ValueError, AttributeError):
             pass  # damaged: counted again
-    given = artifact.program["preprocess"]["kind"] == "tensors"
-    feeds = feeds_of(artifact, samples[:1]) if given else fixed_feeds(artifact, *shape)
     counts = count(
         emulation.command,
         emulation.python,
@@ -152,7 +170,7 @@ def _counts(
     return counts
 
 
-def _stop_counting() -> None:
+def stop_counting() -> None:
     """End this process's counting emulators: an interrupt need not have reached them."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -182,11 +200,15 @@ def _entry(before: Prediction, after: Prediction, batch: int, length: str, threa
 
 
 def _between(short: Counts, long: Counts, shapes: Sequence[tuple[int, int]], length: int) -> Counts:
-    """Counts at a length between two: of every node, in a straight line."""
+    """Counts at a length between two."""
     low, high = shapes[0][1], shapes[-1][1]
-    if low == high or len(short.nodes) != len(long.nodes):
+    return between(short, long, (length - low) / (high - low) if high > low else 1.0)
+
+
+def between(short: Counts, long: Counts, share: float) -> Counts:
+    """Counts of an input whose size lies `share` of the way between two: of every node, in a straight line."""
+    if share == 1.0 or len(short.nodes) != len(long.nodes):
         return long
-    share = (length - low) / (high - low)
 
     def mixed(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
         return {name: round(a.get(name, 0) * (1 - share) + b.get(name, 0) * share) for name in {*a, *b}}

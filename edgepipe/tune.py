@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgepipe.config import Budget
     from edgepipe.pipeline import PassRun, Setting
     from edgepipe.quantization.sites import Site
+    from edgepipe.tuning.schemes import Scheme
 
     Dev = Callable[[Artifact], float]  # points lost on the dev data
 
@@ -96,9 +97,16 @@ def _options(site: Site, search: _Search, calibrated: bool) -> list[Option]:
         if time is None and scheme.kernel == "float32":
             time = 0.0
         if time is not None and fits(scheme, site, calibrated=calibrated):
-            loss = search.losses.get(scheme.name, {}).get(site.node, scheme.prior_loss)
+            loss = search.losses.get(scheme.name, {}).get(site.node, _expected_loss(scheme, search.costs))
             found.append(Option(scheme.name, time, scheme.bytes_of(site), loss))
     return found
+
+
+def _expected_loss(scheme: Scheme, costs: SiteCosts) -> float:
+    """Before a layer's own is measured: its share of what all layers under the kernel moved the outputs by, and what the
+    bits it is stored in let expect."""
+    moved = max(0.0, costs.divergence.get(scheme.kernel, 0.0)) / max(1, costs.layers.get(scheme.kernel, 1))
+    return moved + scheme.prior_loss if scheme.step else 0.0
 
 
 def _too_large(search: _Search, room: float) -> bool:
@@ -181,12 +189,20 @@ def _steps(search: _Search, chosen: Mapping[str, Option]) -> tuple[Step, ...]:
         Step.model_validate(
             {
                 "pass": BY_NAME[each].step,
-                "options": {**BY_NAME[each].options, "include": groups[each]},
+                "options": {**_options_of(search, each), "include": groups[each]},
                 "reason": _reason(search, each, groups[each]),
             }
         )
         for each in order
     )
+
+
+def _options_of(search: _Search, scheme: str) -> dict[str, Any]:
+    """The scheme's options, with the variant that did best, and rounding by the Hessian where there is data for it."""
+    found = {**BY_NAME[scheme].options, **search.costs.options.get(BY_NAME[scheme].kernel, {})}
+    if found.get("stored_bits") == 4 or (BY_NAME[scheme].kernel == "int4"):
+        found["method"] = "gptq" if search.setting.splits.has("calibration") else "mse"
+    return found
 
 
 def _reason(search: _Search, scheme: str, names: list[str]) -> str:

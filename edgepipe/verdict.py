@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from edgepipe.runners import Proof
     from edgepipe.tasks import TaskSpec
 
+MOVED = 1e-3  # of outputs: float32 moves by less when sums are taken in another order
+INVARIANT = "all activations of a run share one scale: fixed scales (quantize-static, from calibration data) or one input a run keep neighbours out of it"
+
 
 def judge(measured: Measurement, candidate: Artifact, baseline: Artifact, profile: Profile, task: TaskSpec, budget: Budget) -> list[Result]:
     """Every figure with its verdict, in the order a report shows them."""
@@ -37,7 +40,7 @@ def judge(measured: Measurement, candidate: Artifact, baseline: Artifact, profil
         judge_one.size(candidate, baseline),
         *latency_rows(measured, budget, judge_one.row),
         judge_one.memory(),
-        *judge_one.parity(),
+        *judge_one.parity(scales_are_shared(candidate)),
         operators(candidate, profile, measured.proof("operators")),
         *_accelerators(candidate, profile),
     ]
@@ -163,7 +166,8 @@ class _Judge:
             conditions={"batch": 1, "length": "longest", "threads": self.measured.threads},
         )
 
-    def parity(self) -> list[Result]:
+    def parity(self, shared: bool) -> list[Result]:
+        """`shared`: activation scales are those of a whole run, so that neighbours and padding move outputs."""
         found, budget = self.measured.parity, self.budget
         n = int(found["n"])
         few = transfer_of(self.measured.transfer).doubt if self.measured.transfer else ""
@@ -200,6 +204,7 @@ class _Judge:
                 limit = budget.min_batch_agreement if self.labelled else None
                 share, unit = (gaps["label_agreement"], "share") if self.labelled else (gaps["cosine"], "")
                 reason = f"outputs move by up to {gaps['max_abs']:.2g} (cosine {gaps['cosine']:.5f}) {'in a batch of 8' if name == 'batch' else 'with padding behind'}"
+                reason += f"; {INVARIANT}" if shared and gaps["max_abs"] > MOVED else ""
                 rows.append(
                     self.row(
                         "parity",
@@ -214,6 +219,14 @@ class _Judge:
                     )
                 )
         return rows
+
+
+def scales_are_shared(candidate: Artifact) -> bool:
+    """Whether the activations of a whole run share one scale, taken at run time."""
+    from edgepipe.weights import all_nodes, load_onnx
+
+    graphs = [load_onnx(component.main_file).graph for component in candidate.components.values() if component.format == "onnx"]
+    return any(node.op_type.startswith("DynamicQuantize") for graph in graphs for node in all_nodes(graph))
 
 
 def operators(candidate: Artifact, profile: Profile, proof: Proof) -> Result:

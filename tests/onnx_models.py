@@ -14,7 +14,7 @@ from tests.models import write_tokenizer
 if TYPE_CHECKING:
     from pathlib import Path
 
-VOCABULARY, HIDDEN = 128, 16
+VOCABULARY, HIDDEN = 128, 32  # just enough values for a lookup table
 CONFIG = {
     "architectures": ["BertForSequenceClassification"],
     "id2label": {"0": "negative", "1": "positive"},

@@ -222,7 +222,7 @@ def test_optimised_and_plain_sessions_agree(onnx_artifact: Artifact, store: Stor
 def test_unknown_kind_of_program_is_refused(onnx_artifact: Artifact, store: Store) -> None:
     folder = store.put(onnx_artifact.with_program(kind="cascade")).model.folder.parent
 
-    with pytest.raises(ValueError, match="kind single, not cascade"):
+    with pytest.raises(ValueError, match="not cascade"):
         driver_module().Driver(str(folder))
 
 

@@ -45,24 +45,27 @@ def convolution(folder: Path) -> Path:
 @pytest.mark.parametrize("profile", ["rpi4", "rpi5", "x86-avx2", "x86-vnni"])
 def test_recipe_of_the_classifier_is_the_golden_one(torch_artifact: Artifact, golden: Callable[[str, str], None], profile: str) -> None:
     golden(f"plan_{profile}.toml", dump_recipe(plan(torch_artifact, load_profile(profile))))
+    golden(f"plan_{profile}_calibrated.toml", dump_recipe(plan(torch_artifact, load_profile(profile), calibrated=True)))
 
 
 @pytest.mark.parametrize("profile", SHIPPED)
 def test_recipe_for_every_shipped_profile_can_run_and_has_reasons(torch_artifact: Artifact, profile: str) -> None:
-    recipe = plan(torch_artifact, load_profile(profile))
+    for calibrated in (False, True):
+        recipe = plan(torch_artifact, load_profile(profile), calibrated=calibrated)
 
-    check_recipe(recipe, torch_artifact)
-    assert all(step.reason and step.reason != "the recipe says so" for step in recipe.steps)
+        check_recipe(recipe, torch_artifact)
+        assert recipe.tune
+        assert all(step.reason and step.reason != "the recipe says so" for step in recipe.steps)
 
 
 @pytest.mark.parametrize("profile", SHIPPED)
-def test_weights_are_cut_to_seven_bits_exactly_where_sums_saturate(torch_artifact: Artifact, profile: str) -> None:
+def test_the_pass_is_left_to_cut_weights_to_seven_bits_and_the_plan_tells_where_it_may(torch_artifact: Artifact, profile: str) -> None:
     target = load_profile(profile)
 
-    quantize = next(step for step in plan(torch_artifact, target).steps if step.name == "quantize-dynamic")
+    recipe = plan(torch_artifact, target)
 
-    assert quantize.options["reduce_range"] is target.cpu.int8_saturates
-    assert "cpu.isa" in quantize.reason
+    assert all("reduce_range" not in step.options for step in recipe.steps)
+    assert any("7 bits" in line and "cpu.isa" in line for line in recipe.left_out) is target.cpu.int8_saturates
 
 
 def test_planning_again_gives_the_same_recipe(torch_artifact: Artifact) -> None:
@@ -90,14 +93,49 @@ def test_what_is_left_out_says_why(torch_artifact: Artifact) -> None:
     left_out = plan(torch_artifact, load_profile("rpi4")).left_out
 
     assert any(line.startswith("merge-lora: ") for line in left_out)
-    assert any(line.startswith("4-bit weights: ") and "cpu.isa" in line for line in left_out)
+    assert any(line.startswith("4-bit kernels: ") and "0.9 × float32's speed on cortex-a72" in line for line in left_out)
 
 
 def test_convolutions_are_not_quantized_dynamically(tmp_path: Path) -> None:
     artifact = of(convolution(tmp_path))
 
-    assert names(artifact) == ["optimize-graph"]
-    assert any(line.startswith("quantize-dynamic: only 0% of the weights") for line in plan(artifact, load_profile("rpi4")).left_out)
+    assert names(artifact) == ["optimize-graph", "quantize-weights"]
+    stored = plan(artifact, load_profile("rpi4")).steps[-1]
+    assert (stored.options["kernel"], stored.options["bits"]) == ("float32", 8)
+    assert "no calibration data" in stored.reason or "× float32's speed" in stored.reason
+
+
+def test_scales_from_calibration_data_are_planned_where_there_is_some(tmp_path: Path, torch_artifact: Artifact) -> None:
+    board = load_profile("rpi5")
+
+    convolutions = plan(of(convolution(tmp_path)), board, calibrated=True)
+    encoder = plan(torch_artifact, board, calibrated=True)
+
+    assert [step.name for step in convolutions.steps] == ["optimize-graph", "quantize-static"]
+    assert [step.name for step in encoder.steps] == ["export-onnx", "optimize-graph", "quantize-static", "quantize-dynamic"]
+    assert list(encoder.steps[-1].options["operators"]) == ["Gather"]
+
+
+def test_each_kind_of_weight_is_planned_for(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        "one": np.array([1]), "table": rng.standard_normal((256, 32)).astype(np.float32), "w": rng.standard_normal((1, 64, 32)).astype(np.float32),
+        "r": rng.standard_normal((1, 64, 16)).astype(np.float32), "head": rng.standard_normal((16, 4)).astype(np.float32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["words"]),
+        helper.make_node("LSTM", ["words", "w", "r"], ["hidden"], hidden_size=16),
+        helper.make_node("Squeeze", ["hidden", "one"], ["states"]),
+        helper.make_node("MatMul", ["states", "head"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info("ids", TensorProto.INT64, [5, "batch"])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [5, "batch", 4])]
+    onnx.save_model(make_model(nodes, inputs, outputs, weights), tmp_path / "model.onnx")
+
+    steps = plan(of(tmp_path), load_profile("rpi5")).steps
+
+    operators = {operator for step in steps[1:] for operator in step.options["operators"]}
+    assert {"Gather", "LSTM", "MatMul"} <= operators
 
 
 @pytest.mark.parametrize("operator", ["MatMulInteger", "DequantizeLinear", "QLinearMatMul"])

@@ -17,6 +17,9 @@ from edgepipe.config import Data, Stream, Task
 from edgepipe.driver import driver_module
 from edgepipe.errors import DataError, ModelError, UsageError
 from edgepipe.intake import find_source, make_artifact
+from edgepipe.runners.agent import arrays
+from edgepipe.runners.link import RemoteModel
+from edgepipe.runners.local import LocalRunner
 from edgepipe.store import Store
 from edgepipe.streams import check_audio, find_state, sample_inputs, stem
 from edgepipe.tasks import load_task
@@ -230,3 +233,20 @@ def test_sound_that_is_not_there_is_a_data_error(tmp_path: Path) -> None:
 def test_stream_that_cannot_be_is_a_usage_error(tmp_path: Path, model: Any, task: str, stream: Stream, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         opened(tmp_path / "m", model, task=task, stream=stream)
+
+
+def test_sound_goes_to_a_device_as_bytes_and_is_heard_the_same(tmp_path: Path) -> None:
+    artifact, driver = opened(tmp_path / "m", recurrent(), stream=Stream(chunk=32, context=8))
+    path = write_wav(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 500))
+    sent = RemoteModel._wire(RemoteModel.__new__(RemoteModel), {"audio": str(path), "label": "none"})
+    path.rename(tmp_path / "elsewhere.wav")  # what was sent must do
+    model = LocalRunner().open(artifact.root, threads=1)
+
+    try:
+        (answer,) = model.ask({"do": "predict", "samples": [sent]})["results"]
+    finally:
+        model.close()
+
+    (expected,) = driver.predict({"audio": str(tmp_path / "elsewhere.wav")})
+    np.testing.assert_array_equal(arrays(answer["outputs"][0])["y"], expected["y"])
+    assert answer["step_seconds"] == 32 / 16000

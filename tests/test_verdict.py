@@ -237,6 +237,15 @@ def test_each_parity_figure_has_its_own_limit(onnx_artifact: Artifact, figure: d
     assert [result.metric for result in results if result.verdict == "broken"] == [metric]
 
 
+def test_what_moves_with_its_neighbours_is_told_what_to_do(onnx_artifact: Artifact, tmp_path: Path) -> None:
+    onnx.save_model(one_node("DynamicQuantizeLinear"), tmp_path / "model.onnx")
+    shared = onnx_artifact.with_component("model", onnx_component(tmp_path))
+    moved = {"n": 200, "cosine": 0.99, "max_abs": 0.3, "label_agreement": 0.97}
+
+    for artifact, batch, told in ((shared, moved, True), (shared, measurement().batch, False), (onnx_artifact, moved, False)):
+        assert ("quantize-static" in row(judged(artifact, batch=batch), "batch invariance").reason) is told
+
+
 def test_invariance_is_reported_and_judged_only_when_asked(onnx_artifact: Artifact) -> None:
     moved = {"n": 200, "cosine": 0.99, "max_abs": 0.5, "label_agreement": 0.97}
 

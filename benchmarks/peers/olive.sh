@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Olive 0.13: conversion → transformer fusion → dynamic int8 of a model folder, in an environment of its own.
-# Usage: olive.sh MODEL_DIR OUT_DIR. Prints one JSON line: wall_s, peak_rss_bytes, bytes, model.
+# Usage: olive.sh MODEL_DIR OUT_DIR [TASK]. Prints one JSON line: wall_s, peak_rss_bytes, bytes, model.
 set -euo pipefail
-model=$(realpath "$1") out=$(mkdir -p "$2" && realpath "$2")
+model=$(realpath "$1") out=$(mkdir -p "$2" && realpath "$2") task=${3:-feature-extraction}
 home=${EDGEPIPE_CACHE:-$HOME/.cache/edgepipe}/peers/olive
 if [ ! -f "$home/.ready" ]; then
   mkdir -p "$home"
@@ -13,7 +13,7 @@ fi
 rm -rf "${out:?}"/* "$home/cache"
 cat > "$home/run.json" <<JSON
 {
-  "input_model": {"type": "HfModel", "model_path": "$model", "task": "feature-extraction"},
+  "input_model": {"type": "HfModel", "model_path": "$model", "task": "$task"},
   "systems": {"local": {"type": "LocalSystem", "accelerators": [{"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}]}},
   "passes": {
     "conversion": {"type": "OnnxConversion", "target_opset": 17, "use_dynamo_exporter": false},

@@ -48,4 +48,4 @@ def command(
         return show_plans(request, whole=True, as_json=as_json, quiet=quiet)
     with progress(quiet=quiet or as_json, verbose=verbose) as display:
         results = compress(request, display)
-    return show_outcome(results, junit=junit, strict=strict, as_json=as_json, quiet=quiet, bundles=True)
+    return show_outcome(results, junit=junit, strict=strict, as_json=as_json, quiet=quiet, bundles=True, verbose=verbose)

@@ -25,6 +25,7 @@ def show_outcome(
     quiet: bool,
     bundles: bool,
     page: str | None = None,
+    verbose: bool = False,
 ) -> int:
     """Print the results and give the exit code: the lowest that is not 0. `bundles`: each result has a bundle and a report
     of its own; `page`: write one for all there."""
@@ -39,6 +40,8 @@ def show_outcome(
             click.echo(json.dumps(manifests[0] if len(manifests) == 1 else manifests, ensure_ascii=False))
         elif not quiet:
             _print(results, bundles=bundles, page=Path(page) if page else None)
+            if verbose:
+                _print_layers(manifests)
         sys.stdout.flush()
     except BrokenPipeError:  # who read us is gone; the verdict stands all the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,6 +60,13 @@ def _print(results: Sequence[CompressResult], *, bundles: bool, page: Path | Non
 
     places = [(f"bundle for {result.profile}", result.bundle) for result in results] if bundles else [("bundle", results[0].bundle)]
     print_matrix([result.manifest for result in results], places=[*places, *([("report", page)] if page else [])])
+
+
+def _print_layers(manifests: Sequence[Mapping[str, Any]]) -> None:
+    from edgepipe.report.terminal_layers import print_layers
+
+    for manifest in manifests:
+        print_layers(manifest)
 
 
 def write_page(path: Path, manifests: Sequence[Mapping[str, Any]], measurements: Sequence[Mapping[str, Any]]) -> None:

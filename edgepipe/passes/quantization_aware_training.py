@@ -38,7 +38,9 @@ class QuantizationAwareTraining(PassOptions):
     learning_rate: float = Field(default=1e-4, gt=0, le=1, allow_inf_nan=False)
     batch_size: int = Field(default=32, ge=1)
     max_samples: int | None = Field(default=None, ge=1, description="of the training data, drawn at random (default: all)")
-    distill: float = Field(default=0.5, ge=0, le=1, description="weight of the distance to the model before the pass; all without labels")
+    distill: float = Field(
+        default=1.0, ge=0, le=1, description="weight of the distance to the model before the pass; the rest is that of the labels' own loss"
+    )
     temperature: float = Field(default=2.0, gt=0, allow_inf_nan=False, description="of the teacher's class probabilities")
     patience: int = Field(default=3, ge=1, description="judgements on dev (two an epoch) without a better one, then training stops")
     minutes: float | None = Field(default=None, gt=0, description="time limit; what comes out then depends on the machine's speed")

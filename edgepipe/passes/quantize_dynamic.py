@@ -26,7 +26,12 @@ class QuantizeDynamic(PassOptions):
         default=None,
         description="7-bit weights, for CPUs whose u8 × s8 kernels sum in 16 bits: x86 without VNNI (default: for the nodes that saturate there on real inputs)",
     )
-    method: Literal["nearest", "mse"] = Field(default="nearest", description="how weights are rounded")
+    method: Literal["nearest", "mse", "gptq"] = Field(default="nearest", description="how weights are rounded; gptq uses calibration data")
+    samples: int = Field(default=128, ge=1, description="calibration samples that are run, where they are used")
+    selection: Literal["random", "stratified", "length", "importance"] = Field(
+        default="random", description="which samples: random, stratified, by length, or by importance"
+    )
+    seed: int = Field(default=0, description="of the selection")
     stored_bits: Literal[4, 8] = Field(
         default=8, description="bits a weight takes in the file; 4 are expanded to 8 when the model is loaded"
     )
@@ -50,14 +55,16 @@ def quantize_dynamic(artifact: Artifact, options: QuantizeDynamic, ctx: Context)
     """Make weights and embedding tables int8; activation scales are taken at run time."""
     from edgepipe.quantization import dynamic
     from edgepipe.quantization.session import Rewrite
+    from edgepipe.quantization.statistics import hessians
     from edgepipe.quantization.tables import to_table8
     from edgepipe.quantization.weights8 import Rounding
 
     rewrite = Rewrite(artifact, ctx, "quantize-dynamic")
-    graph = rewrite.graph
     sites = rewrite.chosen(options.include, options.exclude, options.operators)
-    graph.require("", max(dynamic.OPSET, 13 if any(site.kind == "table" for site in sites.values()) else 0))
+    rewrite.graph.require("", max(dynamic.OPSET, 13 if any(site.kind == "table" for site in sites.values()) else 0))
     sites = rewrite.again(sites)
+    moments = hessians(rewrite, sites, options)
+    sites, graph = rewrite.again(sites), rewrite.graph
     activations = dynamic.DynamicActivations(graph)
     rounding = Rounding(
         options.method,
@@ -66,6 +73,7 @@ def quantize_dynamic(artifact: Artifact, options: QuantizeDynamic, ctx: Context)
         rewrite.reduced(options, sites),
         options.stored_bits,
         options.group_size,
+        moments,
     )
     for number, (node, site) in enumerate(rewrite.nodes(sites)):
         ctx.progress("quantizing", number, len(sites))

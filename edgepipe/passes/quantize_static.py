@@ -8,7 +8,7 @@ neighbours in a batch nor on padding.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -22,10 +22,14 @@ OPERATORS = ("MatMul", "Gemm", "Attention", "Conv")
 
 
 class QuantizeStatic(PassOptions):
-    calibrator: Literal["min-max", "percentile", "entropy", "mse"] = Field(default="min-max", description="how activation ranges are found")
+    calibrator: Literal["auto", "min-max", "percentile", "entropy", "mse"] = Field(
+        default="auto", description="how activation ranges are found; auto: min-max for what products read, percentile for the rest"
+    )
     percentile: float = Field(default=99.99, gt=50, le=100, description="of activations inside the range, for `percentile`")
     samples: int = Field(default=200, ge=1, description="calibration samples that are run")
-    selection: Literal["random", "stratified", "length", "importance"] = Field(default="random", description="which samples: random, stratified, by length, or by importance")
+    selection: Literal["random", "stratified", "length", "importance"] = Field(
+        default="random", description="which samples: random, stratified, by length, or by importance"
+    )
     seed: int = Field(default=0, description="of the selection")
     per_channel: bool = Field(default=True, description="a scale per output channel instead of one per tensor")
     symmetric_activations: bool = Field(default=False, description="activation ranges around zero")
@@ -92,9 +96,16 @@ def quantize_static(artifact: Artifact, options: QuantizeStatic, ctx: Context) -
     if options.correct_bias:
         sites = corrected(rewrite, sites, rounding, found)
     activations = static.StaticActivations(rewrite.graph, scales)
-    qdq.to_qdq(rewrite.graph, sites, rounding, activations)
-    for number, (node, site) in enumerate(rewrite.nodes(sites)):
-        ctx.progress("quantizing", number, len(sites))
+
+    def other(node: Any) -> None:
+        site = sites.get(node.name)
+        if site is None:
+            return
         if site.kind in ("product", "attention") and static.takes(rewrite.graph, site, node):
+            ctx.progress("quantizing", list(sites).index(site.node), len(sites))
             static.to_static(rewrite.graph, node, site, rounding, activations)
+        else:
+            rewrite.left[site.node] = "what it gives was not seen in calibration" if site.kind == "convolution" else static.NO_KERNEL
+
+    qdq.to_qdq(rewrite.graph, sites, rounding, activations, other)
     return rewrite.finished()

@@ -37,7 +37,9 @@ class QuantizeWeights(PassOptions):
         default=False, description="AWQ: factors that spare the channels with large activations; uses calibration data"
     )
     samples: int = Field(default=128, ge=1, description="calibration samples that are run, where they are used")
-    selection: Literal["random", "stratified", "length", "importance"] = Field(default="random", description="which samples: random, stratified, by length, or by importance")
+    selection: Literal["random", "stratified", "length", "importance"] = Field(
+        default="random", description="which samples: random, stratified, by length, or by importance"
+    )
     seed: int = Field(default=0, description="of the selection")
     operators: tuple[str, ...] = Field(default=OPERATORS, description="operator types whose weights are quantized")
     include: tuple[str, ...] | None = Field(default=None, description="names of the only nodes to quantize")

@@ -30,9 +30,19 @@ def _lift(graph: Any, wanted: set[str]) -> dict[str, str]:
             for name, inner_name in inside.items():
                 found[name] = outer = f"{LIFTED}{node.name or node.output[0]}:{name}"
                 node.output.append(outer)
+                if inner_name in {value.name for value in branch.output}:  # it can be an output only once
+                    inner_name = _copied(branch, inner_name, outer)
                 for other in branches:
                     other.output.append(_value(inner_name if other is branch else _empty(other, outer)))
     return found
+
+
+def _copied(graph: Any, name: str, outer: str) -> str:
+    from onnx import helper
+
+    output = f"{outer}:copied"
+    graph.node.append(helper.make_node("Identity", [name], [output], name=output))
+    return output
 
 
 def _empty(graph: Any, name: str) -> str:

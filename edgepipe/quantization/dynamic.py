@@ -6,6 +6,7 @@ arXiv 1712.05877, section 2.1. Written with ONNX's own operators, which ONNX Run
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,8 @@ def to_dynamic(graph: Graph, node: Any, site: Site, rounding: Rounding, activati
     if site.kind == "recurrent":
         graph.replace(node, _recurrent(graph, node, site, rounding))
         return
+    if site.kind == "convolution":  # ConvInteger takes one zero point for all channels
+        rounding = replace(rounding, symmetric=True)
     weight = weight8(graph, node, site, rounding)
     (codes, scale, zero), quantizing = activations.quantized(site.data, graph.scope(node))
     new = [*weight.nodes, *quantizing]
@@ -89,12 +92,13 @@ def _product(graph: Graph, node: Any, site: Site, weight: Weight8, codes: str, s
 
 
 def _convolution(graph: Graph, node: Any, site: Site, weight: Weight8, codes: str, scale: str, zero: str) -> list[Any]:
-    """ConvInteger takes one zero point for all channels (so weights are symmetric); scales may be a channel's own."""
+    """Weights are symmetric; scales may be a channel's own."""
     from onnx.helper import make_node
 
     name, channels = node.name, (site.n, *([1] * (len(site.shape) - 2)))
     whole, floats, scales = (graph.fresh(f"{site.output}_{part}") for part in ("integer", "cast", "scales"))
-    result = graph.fresh(f"{site.output}_product") if len(node.input) > 2 else site.output
+    biased = len(node.input) > 2 and bool(node.input[2])
+    result = graph.fresh(f"{site.output}_product") if biased else site.output
     per_channel = graph.constant(f"{name}/scales", np.broadcast_to(weight.scale_values, site.n).reshape(channels))
     convolved = make_node("ConvInteger", [codes, weight.codes, zero], [whole], name=f"{name}_quant")
     convolved.attribute.extend(a for a in node.attribute)
@@ -104,7 +108,7 @@ def _convolution(graph: Graph, node: Any, site: Site, weight: Weight8, codes: st
         make_node("Mul", [scale, per_channel], [scales], name=f"{name}_scales"),
         make_node("Mul", [floats, scales], [result], name=f"{name}_scale"),
     ]
-    if len(node.input) > 2:
+    if biased:
         bias = graph.constant(f"{name}/bias", graph.array(node.input[2]).reshape(channels))
         made.append(make_node("Add", [result, bias], [site.output], name=f"{name}_bias"))
     return made

@@ -6,9 +6,11 @@ it is large, so that a model of many gigabytes is quantized in the memory of its
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from edgepipe.quantization.names import name_node, tell_constants_apart
 from edgepipe.weights import load_onnx
 
 if TYPE_CHECKING:
@@ -25,13 +27,6 @@ COPY_BYTES = 16_000_000
 PAGE_BYTES = 4096
 
 
-def name_node(node: Any, taken: set[str]) -> None:
-    """Give a node a name that no node before it has, its own where that is one."""
-    if not node.name or node.name in taken:
-        node.name = f"{node.name or node.op_type}:{node.output[0]}"
-    taken.add(node.name)
-
-
 class Graph:
     """One model being rewritten. Nodes of If, Loop and Scan bodies belong to it; a constant of the main graph is seen in them."""
 
@@ -40,7 +35,8 @@ class Graph:
         self.model = load_onnx(path)
         self.folder = path.parent
         self._fresh_path = workdir / "fresh.bin"
-        self._fresh_bytes = 0
+        self._added: dict[tuple[str, str], str] = {}  # (name that was asked for, digest) → name
+        tell_constants_apart(self.model.graph)
         self.index()
 
     def index(self) -> None:
@@ -142,11 +138,19 @@ class Graph:
         return name
 
     def constant(self, base: str, values: np.ndarray, *, like: str = "") -> str:
-        """Add a constant and give its name; `like` names a type that numpy has not (int4, uint4: two values a byte)."""
+        """Add a constant and give its name; `like` names a type that numpy has not (int4, uint4: two values a byte).
+
+        What was added under the same name before is not added again: layers that share a weight share what it becomes.
+        """
         import numpy as np
         import onnx
 
-        tensor = onnx.numpy_helper.from_array(np.asarray(values, order="C"), self.fresh(base))
+        values = np.asarray(values, order="C")
+        key = (base, hashlib.sha256(values.data if values.size else b"").hexdigest() + f"{values.dtype}{values.shape}{like}")
+        if key in self._added:
+            return self._added[key]
+        tensor = onnx.numpy_helper.from_array(values, self.fresh(base))
+        self._added[key] = tensor.name
         if like:
             tensor.data_type = onnx.TensorProto.DataType.Value(like)
             tensor.dims[-1] *= 2
@@ -170,14 +174,14 @@ class Graph:
 
         if len(tensor.raw_data) < STREAMED_BYTES:
             return
-        with self._fresh_path.open("ab") as handle:
-            handle.write(tensor.raw_data)
         length = len(tensor.raw_data)
+        with self._fresh_path.open("ab") as handle:
+            start = handle.tell()  # another graph may have written there
+            handle.write(tensor.raw_data)
         tensor.ClearField("raw_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", ""), ("offset", self._fresh_bytes), ("length", length)):
+        for key, value in (("location", ""), ("offset", start), ("length", length)):
             tensor.external_data.add(key=key, value=str(value))
-        self._fresh_bytes += length
 
     def replace(self, node: Any, *new: Any) -> None:
         """Put nodes (or none) where `node` stands, in its own graph. Takes effect with `apply`."""
@@ -240,6 +244,12 @@ class Graph:
         """Write `model.onnx`, large models with their weights in `model.onnx.data`. Constants that nothing reads are left out."""
         from edgepipe.store import disk_errors
 
+        unread = [node for node in self.nodes if node.op_type == "Constant" and not self.consumers.get(node.output[0])]
+        for node in unread:
+            self.replace(node)
+        if unread:
+            self.apply()
+        self._added.clear()
         for graph in self._scopes:
             kept = [tensor for tensor in graph.initializer if self.consumers.get(tensor.name)]
             if len(kept) < len(graph.initializer):

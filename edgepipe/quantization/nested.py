@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.quantization.graph import name_node
+from edgepipe.quantization.names import name_node
 from edgepipe.weights import load_onnx
 
 if TYPE_CHECKING:

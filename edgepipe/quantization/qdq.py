@@ -17,7 +17,7 @@ from edgepipe.quantization.static import Scale, scale_of
 from edgepipe.quantization.weights8 import weight8
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from edgepipe.quantization.graph import Graph
     from edgepipe.quantization.sites import Site
@@ -32,13 +32,28 @@ GATE = "HardSigmoid"
 UNIT_SCALE = 1 / 255
 
 
-def to_qdq(graph: Graph, sites: Mapping[str, Site], rounding: Rounding, activations: StaticActivations) -> None:
-    """Put convolutions into 8 bits, and the nodes between them that have a kernel for it. Call `graph.apply` when done."""
-    members = between(graph, {name for name, site in sites.items() if site.operator == "Conv"}, activations.scales)
+def to_qdq(
+    graph: Graph,
+    sites: Mapping[str, Site],
+    rounding: Rounding,
+    activations: StaticActivations,
+    other: Callable[[Any], None] = lambda node: None,
+) -> None:
+    """Put convolutions into 8 bits, and the nodes between them that have a kernel for it. Call `graph.apply` when done.
+
+    `other` is called for the rest, all in the graph's order: whoever reads a value first has it quantized for all.
+    """
+    scales = activations.scales
+    convolutions = {
+        name for name, site in sites.items() if site.operator == "Conv" and site.data in scales and site.output in scales
+    }  # fmt: skip
+    members = between(graph, convolutions, scales)
     work = _Work(graph, members, rounding, activations)
     for node in graph.nodes:
         if node.name in members:
             work.convert(node, sites.get(node.name))
+        else:
+            other(node)
 
 
 def between(graph: Graph, convolutions: set[str], scales: Mapping[str, Scale]) -> set[str]:
@@ -52,6 +67,23 @@ def between(graph: Graph, convolutions: set[str], scales: Mapping[str, Scale]) -
     while ends := {node.name for node in graph.nodes if node.name in members - convolutions and not _is_read(graph, node, members)}:
         members -= ends
     return members
+
+
+def clipped(scale: Scale, low: float, high: float) -> Scale:
+    """The scale whose codes reach no farther than a clip lets through: quantizing then clips, and the runtime drops the node."""
+    if not low <= 0 < high:
+        return scale
+    found = scale_of(max(low, -scale.zero_point * scale.scale), min(high, (255 - scale.zero_point) * scale.scale))
+    above, below = 255 - found.zero_point, found.zero_point
+    step = min(found.scale, high / above if above else found.scale, -low / below if below else found.scale)
+    return Scale(step, found.zero_point)
+
+
+def _bounds(graph: Graph, node: Any) -> tuple[float, float]:
+    if node.op_type == "Relu":
+        return 0.0, float("inf")
+    ends = [float(graph.array(name).reshape(())) if name else None for name in (*node.input[1:3], "", "")][:2]
+    return float("-inf") if ends[0] is None else ends[0], float("inf") if ends[1] is None else ends[1]
 
 
 def _data(node: Any, values: list[str]) -> list[str]:
@@ -78,6 +110,11 @@ class _Work:
         self.graph, self.members, self.rounding, self.activations = graph, members, rounding, activations
         self.float_names: dict[str, str] = {}  # value → what its producer gives where its clip reads that unquantized
         self.scales = dict(activations.scales)
+        self.scales |= {
+            node.output[0]: clipped(self.scales[node.output[0]], *_bounds(graph, node))
+            for node in graph.nodes
+            if node.name in members and node.op_type in CLIPPING
+        }
         activations.scales = self.scales
 
     def convert(self, node: Any, site: Site | None) -> None:

@@ -77,7 +77,10 @@ def find_sites(graph: Graph) -> dict[str, Site]:
         if kind is None or len(node.input) < 2:
             continue
         weight, data = (node.input[0], node.input[1]) if kind == "table" else (node.input[1], node.input[0])
-        if graph.is_float(weight) and data not in graph.constants and _fits(node, kind, graph.shape(weight)):
+        rest = [name for name in node.input[2:3] if name and kind in ("convolution", "recurrent")]
+        if not all(graph.is_float(name) for name in (weight, *rest)):  # a convolution's bias and recurrent weights count too
+            continue
+        if data not in graph.constants and _fits(node, kind, graph.shape(weight)):
             shape = graph.shape(weight)
             found[node.name] = Site(node.name, node.op_type, kind, weight, data, node.output[0], shape, *_matrix(node, kind, shape))
     return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepipe.quantization.dynamic import attention8
+from edgepipe.quantization.dynamic import takes as has_kernel
 from edgepipe.quantization.graph import MICROSOFT
 from edgepipe.quantization.weights8 import weight8
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edgepipe.quantization.weights8 import Rounding
 
 OPSET = 13
+NO_KERNEL = "no int8 kernel takes what it adds, or its past"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,9 @@ def _bias(graph: Graph, node: Any, site: Site) -> tuple[str, str, Any]:
 
 
 def takes(graph: Graph, site: Site, node: Any) -> bool:
-    """Whether the product can be made so; a Gemm that adds a matrix of its own cannot."""
+    """Whether the product can be made so; a Gemm that adds a matrix of its own cannot, nor attention with a past."""
+    if not has_kernel(site, node):
+        return False
     if site.operator != "Gemm" or len(node.input) < 3 or not node.input[2]:
         return True
     return graph.is_float(node.input[2]) and graph.shape(node.input[2]) in ((site.n,), (1, site.n))

@@ -28,7 +28,9 @@ def to_nbits(graph: Graph, node: Any, site: Site, found: Quantized, bits: int, a
     graph.require(MICROSOFT, 1)
     attention = site.kind == "attention"
     bias = node.input[2] if len(node.input) > 2 and node.input[2] and (attention or site.operator == "Gemm") else ""
-    output = graph.fresh(f"{site.output}_projections") if attention else site.output
+    added = bias if bias and not (bias in graph.constants and graph.shape(bias) == (site.n,)) else ""
+    bias = "" if added else bias
+    output = graph.fresh(f"{site.output}_projections") if attention or added else site.output
     packed, scales, zeros = _packed_columns(graph, site, found, bits)
     inputs = [site.data, packed, scales, zeros, "", bias]
     while not inputs[-1]:
@@ -37,7 +39,10 @@ def to_nbits(graph: Graph, node: Any, site: Site, found: Quantized, bits: int, a
         "MatMulNBits", inputs, [output], name=f"{node.name}_quant", domain=MICROSOFT,
         K=site.k, N=site.n, bits=bits, block_size=found.group_size, accuracy_level=accuracy_level,
     )  # fmt: skip
-    graph.replace(node, product, *(_attention(graph, node, site, output) if attention else ()))
+    rest = _attention(graph, node, site, output) if attention else []
+    if added:  # a bias of another shape than the kernel's
+        rest = [make_node("Add", [output, added], [site.output], name=f"{node.name}_bias")]
+    graph.replace(node, product, *rest)
 
 
 def _packed_columns(graph: Graph, site: Site, found: Quantized, bits: int) -> tuple[str, str, str]:

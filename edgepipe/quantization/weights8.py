@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgepipe.quantization.rounding import Grid, Quantized, quantize
-from edgepipe.quantization.rounding.grid import on_grid
+from edgepipe.quantization.rounding import NEEDS_HESSIAN, Grid, Quantized, quantize
+from edgepipe.quantization.rounding.fitting import fitted
+from edgepipe.quantization.rounding.gptq import gptq
+from edgepipe.quantization.rounding.mse import least_squared_error
 from edgepipe.quantization.sites import matrix_of
 from edgepipe.quantization.stored import expanded
 
@@ -36,6 +38,10 @@ class Rounding:
     stored_bits: int = 8
     group_size: int = 32  # of weights stored in 4 bits
     hessian: Callable[[Site], np.ndarray | None] = field(default=lambda site: None)
+
+    def method_for(self, site: Site) -> str:
+        """`mse` where the method needs moments and there are none: of convolutions, and of what no sample reached."""
+        return "mse" if self.method in NEEDS_HESSIAN and self.hessian(site) is None else self.method
 
     def grid(self, site: Site) -> Grid:
         return Grid(8, self.symmetric, 0 if self.per_channel else -1, site.node in self.reduced)
@@ -64,7 +70,7 @@ def weight8(graph: Graph, node: Any, site: Site, rounding: Rounding) -> Weight8:
         codes, nodes = expanded(graph, base, found, 4, factors=factors, transposed=convolution, shape=shape)
         scales, zeros = found.scales[0], np.zeros(site.n, np.int8)
     else:
-        found = quantize(rounding.method, weight, rounding.grid(site), rounding.hessian(site), name=base)
+        found = quantize(rounding.method_for(site), weight, rounding.grid(site), rounding.hessian(site), name=base)
         codes = graph.constant(f"{base}_quantized", found.codes.T.reshape(site.shape) if convolution else found.codes)
         scales = found.scales[0] if rounding.per_channel else found.scales.reshape(())
         zeros = np.zeros(scales.shape, np.int8) if found.zero_points is None else found.zero_points.reshape(scales.shape)
@@ -73,11 +79,20 @@ def weight8(graph: Graph, node: Any, site: Site, rounding: Rounding) -> Weight8:
 
 def progressive(weight: np.ndarray, rounding: Rounding, site: Site) -> tuple[Quantized, np.ndarray]:
     """4-bit codes [k, n], a scale for each of their channels, and factors int8 [groups, n]: weight ≈ code · factor · scale."""
-    grid = Grid(4, True, rounding.group_size)
-    fine = quantize(rounding.method, weight, grid, rounding.hessian(site), name=site.weight).scales
     largest = 8 if site.node in rounding.reduced else LARGEST_FACTOR
-    scale = np.abs(fine).max(axis=0) / np.float32(largest)
-    factors = np.clip(np.rint(np.abs(fine) / scale), 1, largest) * np.sign(fine)
-    found = on_grid(weight, (factors * scale).astype(np.float32), None, grid)
-    groups = np.broadcast_to(scale, factors.shape).astype(np.float32)
-    return Quantized(found.codes, groups, None, found.group_size), factors.astype(np.int8)
+    grid, hessian = Grid(4, True, rounding.group_size), rounding.hessian(site)
+
+    def fit(groups: np.ndarray, grid: Grid, importance: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """The scales with the least squared error, each moved to the nearest whole multiple of its channel's."""
+        scales, _ = least_squared_error(groups, grid, importance)
+        channels = np.abs(scales).max(axis=0) / np.float32(largest)
+        return (np.clip(np.rint(np.abs(scales) / channels), 1, largest) * np.sign(scales) * channels).astype(np.float32), None
+
+    if rounding.method == "gptq" and hessian is not None:
+        found = gptq(weight, grid, hessian, fit=fit, compared=False)
+    else:
+        found = fitted(fit, weight, grid, hessian)
+    channels = np.abs(found.scales).max(axis=0) / np.float32(largest)
+    factors = np.rint(found.scales / channels).astype(np.int8)
+    groups = np.broadcast_to(channels, factors.shape).astype(np.float32)
+    return Quantized(found.codes, groups, None, found.group_size), factors

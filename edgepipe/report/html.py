@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from edgepipe.report import charts, matrix, numbers
 from edgepipe.report.accuracy import AccuracyView, Changes, ClassChange, accuracy_views, class_changes, label_changes, transfer_text
+from edgepipe.report.layers import SOURCES, LayersView, layers_view
 from edgepipe.report.matrix import Card, cards_of, informative, target_names, worst
 from edgepipe.report.prediction import PredictionView, prediction_view
 from edgepipe.report.roofline import RooflineView, roofline_view
@@ -58,6 +59,7 @@ class Build:
     cards: tuple[Card, ...]
     size: Markup | None
     size_note: str
+    layers: LayersView | None
     accuracy: tuple[AccuracyView, ...]
     transfer: str
     latency: tuple[LatencyView, ...]
@@ -106,7 +108,7 @@ def _template() -> jinja2.Template:
     )
     environment.globals.update({name: getattr(numbers, name) for name in shared})
     environment.globals.update({function.__name__: function for function in (axes_text, by_axis, devices_text, options_text, row_name)})
-    environment.globals.update(MARKS=matrix.MARKS, PROVENANCE=PROVENANCE, SHOWN_CHANGES=SHOWN_CHANGES)
+    environment.globals.update(MARKS=matrix.MARKS, PROVENANCE=PROVENANCE, COST_SOURCES=SOURCES, SHOWN_CHANGES=SHOWN_CHANGES)
     environment.filters["commands"] = commands
     return environment.get_template("report.html.j2")
 
@@ -154,6 +156,7 @@ def _build(key: str, name: str, manifest: Mapping[str, Any], measured: Mapping[s
         cards=cards_of(manifest),
         size=charts.size_chart(passes, limit, f"{key}-size") if passes else None,
         size_note=" and ".join(notes) + (": little changes in size there." if notes else ""),
+        layers=layers_view(manifest, key),
         accuracy=tuple(accuracy_views(rows, key)),
         transfer=transfer_text(measured, str(manifest["profile"])),
         latency=tuple(_latency(rows, measured, key)),

@@ -156,6 +156,11 @@ def _limits(manifest: Mapping[str, Any]) -> Iterable[str]:
             yield from _quantized(run)
     if preprocess.get("max_length"):
         yield f"Inputs longer than {preprocess['max_length']} tokens are cut."
+    if program.get("reduced_range"):
+        yield (
+            f"Weights of {len(program['reduced_range'])} layers use 7 bits: on this CPU, without VNNI, sums of theirs could saturate at 16 bits. "
+            "Those of the others did not on calibration data."
+        )
     if program.get("labels"):
         yield "It knows only its own labels: whatever the input, the answer is one of them. It was not tested for bias."
 

@@ -38,16 +38,13 @@ def _backward(graph: Graph) -> int:
         if follower is None or follower.op_type not in ("Mul", "Add"):
             continue
         channels = _channels(graph, node)
-        values = _per_channel(graph, follower, node.output[0], channels)
+        values = _per_channel(graph, follower, node.output[0], channels, len(graph.shape(node.input[1])))
         if values is None:
             continue
         weight, bias = graph.array(node.input[1]), _bias(graph, node, channels)
         if follower.op_type == "Mul":
-            axis = 0 if node.op_type == "Conv" else 1
-            shape = [1] * weight.ndim
-            shape[axis] = -1
-            per_axis = values if node.op_type == "Conv" else values[: weight.shape[1]]
-            graph.set_constant(node.input[1], (weight * per_axis.reshape(shape)).astype(np.float32))
+            spread = values.reshape(-1, *([1] * (weight.ndim - 1))) if node.op_type == "Conv" else _transposed(graph, node, values)
+            graph.set_constant(node.input[1], (weight * spread).astype(np.float32))
             bias = bias * values
         else:
             bias = bias + values
@@ -68,8 +65,8 @@ def _forward(graph: Graph) -> int:
             continue
         if any(reader.input[0] != node.output[0] or (node.op_type == "Add" and _pads(reader)) for reader in readers):
             continue
-        found = [_per_channel(graph, node, value, _inputs(graph, reader)) for reader in readers]
-        if any(values is None for values in found):
+        found = [_per_channel(graph, node, value, _inputs(graph, reader), len(graph.shape(reader.input[1]))) for reader in readers]
+        if any(values is None for values in found) or _width(graph, value) not in (None, _inputs(graph, readers[0])):
             continue
         for reader, values in zip(readers, found, strict=True):
             weight, groups = graph.array(reader.input[1]), attribute(reader, "group", 1)
@@ -134,6 +131,24 @@ def _inputs(graph: Graph, node: Any) -> int:
     return int(graph.shape(node.input[1])[1] * attribute(node, "group", 1))
 
 
+def _width(graph: Graph, value: str) -> int | None:
+    """Channels of an activation, where they are known: a factor may make three of one."""
+    producer = graph.producer.get(value)
+    if producer is not None:
+        return _channels(graph, producer) if producer.op_type in CONVOLUTIONS and producer.input[1] in graph.constants else None
+    shapes = [entry.type.tensor_type.shape.dim for entry in graph.model.graph.input if entry.name == value]
+    return shapes[0][1].dim_value or None if shapes and len(shapes[0]) > 1 else None
+
+
+def _transposed(graph: Graph, node: Any, values: np.ndarray) -> np.ndarray:
+    """The factor of each weight [in, out / groups, …] of a transposed convolution."""
+    inside, outside, *rest = graph.shape(node.input[1])
+    groups = attribute(node, "group", 1)
+    group = np.arange(inside) // (inside // groups)
+    spread: np.ndarray = values[group[:, None] * outside + np.arange(outside)].reshape(inside, outside, *([1] * len(rest)))
+    return spread
+
+
 def _pads(node: Any) -> bool:
     return any(attribute(node, "pads", [])) or attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
 
@@ -151,16 +166,17 @@ def _with(graph: Graph, node: Any, bias: np.ndarray, output: str = "") -> Any:
     return new
 
 
-def _per_channel(graph: Graph, node: Any, value: str, channels: int) -> np.ndarray | None:
-    """The node's constant as one number a channel, where it is one value, or one for each channel of [batch, channels, …]."""
+def _per_channel(graph: Graph, node: Any, value: str, channels: int, rank: int) -> np.ndarray | None:
+    """The node's constant as one number a channel, where it is one value, or one for each channel of [batch, channels, …],
+    which has `rank` axes."""
     name = next((other for other in node.input if other != value), None)
     if name is None or not graph.is_float(name):
         return None
     constant = graph.array(name).astype(np.float64)
-    if constant.size == 1 and constant.ndim <= 4:
+    if constant.size == 1 and constant.ndim <= rank:
         return np.full(channels, constant.reshape(()))
-    shape = constant.shape[1:] if constant.ndim == 4 and constant.shape[0] == 1 else constant.shape
-    return constant.reshape(-1) if len(shape) == 3 and shape == (channels, 1, 1) else None
+    shape = constant.shape[1:] if constant.ndim == rank and constant.shape[0] == 1 else constant.shape
+    return constant.reshape(-1) if shape == (channels, *([1] * (rank - 2))) else None
 
 
 def _scalar(graph: Graph, node: Any, value: str) -> float | None:

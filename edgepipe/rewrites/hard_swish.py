@@ -17,36 +17,55 @@ def fuse_hard_swish(graph: Graph) -> int:
     """Gives the number of nodes that are gone."""
     removed = 0
     for clip in graph.nodes:
-        if clip.op_type == "Clip" and (found := _pattern(graph, clip)):
-            removed += _rewrite(graph, clip, *found)
+        if clip.op_type != "Clip" or not (add := _shifted(graph, clip)):
+            continue
+        if found := _product_first(graph, clip, add):
+            removed += _rewrite(graph, clip, add, *found)
+        elif _divides(graph, division := graph.consumers[clip.output[0]][0]):
+            removed += _gate(graph, clip, add, division)
     graph.apply()
     return removed
 
 
-def _pattern(graph: Graph, clip: Any) -> tuple[Any, Any, Any] | None:
-    """(the Add of 3, the Mul by x, the division by 6) around a Clip to 0 … 6; the last two may come in either order."""
+def _shifted(graph: Graph, clip: Any) -> Any:
+    """The Add of 3 in front of a Clip to 0 … 6, where nothing else reads either."""
     bounds = [_number(graph, name) for name in clip.input[1:]] or [
         next((a.f for a in clip.attribute if a.name == n), None) for n in ("min", "max")
     ]
     add = graph.producer.get(clip.input[0])
     if bounds != [0.0, SIX] or add is None or add.op_type != "Add" or not _alone(graph, clip.input[0]) or not _alone(graph, clip.output[0]):
         return None
-    if THREE not in [_number(graph, name) for name in add.input]:
+    return add if THREE in [_number(graph, name) for name in add.input] else None
+
+
+def _value(graph: Graph, add: Any) -> Any:
+    return next(name for name in add.input if _number(graph, name) is None)
+
+
+def _product_first(graph: Graph, clip: Any, add: Any) -> tuple[Any, Any] | None:
+    """(the Mul by x, the division by 6), in that order."""
+    product = graph.consumers[clip.output[0]][0]
+    if product.op_type != "Mul" or _value(graph, add) not in product.input or not _alone(graph, product.output[0]):
         return None
-    value = next(name for name in add.input if _number(graph, name) is None)
-    first = graph.consumers[clip.output[0]][0]
-    if not _alone(graph, first.output[0]) and not _divides(graph, first):
-        return None
-    second = graph.consumers[first.output[0]][0] if _alone(graph, first.output[0]) else None
-    if first.op_type == "Mul" and value in first.input and second is not None and _divides(graph, second):
-        return add, first, second
-    return None
+    division = graph.consumers[product.output[0]][0]
+    return (product, division) if _divides(graph, division) else None
+
+
+def _gate(graph: Graph, clip: Any, add: Any, division: Any) -> int:
+    """The division comes first: what follows it may stay."""
+    from onnx.helper import make_node
+
+    graph.replace(add)
+    graph.replace(clip)
+    gate = make_node("HardSigmoid", [_value(graph, add)], list(division.output), name=f"{clip.name}_gate", alpha=1 / 6, beta=0.5)
+    graph.replace(division, gate)
+    return 2
 
 
 def _rewrite(graph: Graph, clip: Any, add: Any, product: Any, division: Any) -> int:
     from onnx.helper import make_node
 
-    value = next(name for name in add.input if _number(graph, name) is None)
+    value = _value(graph, add)
     gate = graph.fresh(f"{value}_gate")
     graph.replace(add, make_node("HardSigmoid", [value], [gate], name=f"{clip.name}_gate", alpha=1 / 6, beta=0.5))
     graph.replace(clip)

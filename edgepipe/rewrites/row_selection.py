@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.quantization.sites import attribute
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgepipe.quantization.graph import Graph
 
 ROW_WISE = ("Gelu", "FastGelu", "QuickGelu", "Erf", "Tanh", "Relu", "Sigmoid", "HardSigmoid", "Identity", "Sqrt")
@@ -19,12 +21,23 @@ PAIRED = ("Add", "Mul", "Sub", "Div", "BiasGelu", "Pow")
 
 def pick_rows_early(graph: Graph) -> int:
     """Gives the number of nodes that now work on one position instead of all."""
-    moved = 0
-    for pick in graph.nodes:
-        if pick.op_type == "Gather" and _picks_a_position(graph, pick):
-            moved += _move(graph, pick)
+    picks = [node for node in graph.nodes if node.op_type == "Gather" and _picks_a_position(graph, node)]
+    shapes = _shapes(graph) if picks else {}
+    moved = sum(_move(graph, pick, shapes) for pick in picks)
     graph.apply()
     return moved
+
+
+def _shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Of activations of the main graph, as far as they are known; 0 for an axis of any length."""
+    import onnx
+
+    try:
+        model = onnx.shape_inference.infer_shapes(graph.model)
+    except Exception:  # errors of several kinds, and models over 2 GB
+        model = graph.model
+    values = [value for value in (*model.graph.input, *model.graph.value_info) if value.type.tensor_type.HasField("shape")]
+    return {value.name: tuple(each.dim_value for each in value.type.tensor_type.shape.dim) for value in values}
 
 
 def _picks_a_position(graph: Graph, pick: Any) -> bool:
@@ -33,10 +46,10 @@ def _picks_a_position(graph: Graph, pick: Any) -> bool:
     return constant and attribute(pick, "axis", 0) == 1 and graph.shape(pick.input[1]) == ()
 
 
-def _move(graph: Graph, pick: Any) -> int:
+def _move(graph: Graph, pick: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
     from onnx.helper import make_node
 
-    region = _region(graph, pick)
+    region = _region(graph, pick, shapes)
     if not region:
         return 0
     inside = {name for node in region for name in node.output}
@@ -58,7 +71,7 @@ def _move(graph: Graph, pick: Any) -> int:
     return 0 if first else len(region)
 
 
-def _region(graph: Graph, pick: Any) -> list[Any]:
+def _region(graph: Graph, pick: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[Any]:
     """The row-wise nodes in front of `pick` that nothing else depends on, in the graph's order."""
     found: dict[int, Any] = {}
     while True:
@@ -67,7 +80,7 @@ def _region(graph: Graph, pick: Any) -> list[Any]:
         grown = False
         for name in wanted:
             node = graph.producer.get(name)
-            if node is None or id(node) in found or not _by_rows(graph, node) or graph.scope(node) != graph.scope(pick):
+            if node is None or id(node) in found or not _by_rows(graph, node, shapes) or graph.scope(node) != graph.scope(pick):
                 continue
             readers = [reader for output in node.output if output for reader in graph.consumers[output]]
             if all(reader is not None and (id(reader) in found or reader is pick) for reader in readers):
@@ -77,8 +90,11 @@ def _region(graph: Graph, pick: Any) -> list[Any]:
             return [node for node in graph.nodes if id(node) in found] if inside else []
 
 
-def _by_rows(graph: Graph, node: Any) -> bool:
+def _by_rows(graph: Graph, node: Any, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether the node treats each position of [batch, position, hidden] by itself, and would a [batch, hidden] alike."""
+    known = [shapes[name] for name in node.input if name in shapes and name not in graph.constants]
+    if any(len(shape) != 3 or shape[1] == 1 for shape in known):  # the second axis of something else
+        return False
     others = [name for name in node.input[1:] if name]
     if node.op_type in ROW_WISE:
         return True

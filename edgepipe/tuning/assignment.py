@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 TIE = 0.05  # of a layer's time: what timing is uncertain by
+NEAR = 0.15  # kernels this close are chosen between by what they lose
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +27,25 @@ class Option:
     loss: float = 0.0
 
 
-def fastest(options: Sequence[Option]) -> Option:
-    """Of one layer: the first (float32) unless another is faster by more than timing is uncertain by."""
-    best = min(options, key=lambda option: option.ms)
-    if best.ms > options[0].ms * (1 - TIE):
+def best_of(options: Sequence[Option]) -> Option:
+    """Of one layer: the first (float32) unless others are faster by more than timing is uncertain by; of the fastest and
+    those near it the one that loses least, so that neighbours do not differ for a hair's breadth of time."""
+    faster = [option for option in options if option.ms <= options[0].ms * (1 - TIE)]
+    if not faster:
         return options[0]
-    near = [option for option in options if option.ms <= best.ms * (1 + TIE)]
-    return min(near, key=lambda option: (option.loss, -option.bytes))
+    least = min(option.ms for option in faster)
+    near = [option for option in faster if option.ms <= least * (1 + NEAR)]
+    return min(near, key=lambda option: (option.loss, option.ms, -option.bytes))
 
 
 def assign(layers: Mapping[str, Sequence[Option]], max_bytes: float, fixed: Mapping[str, str] | None = None) -> dict[str, Option]:
     """An option for each layer. Where no choice is small enough, the smallest. `fixed` layers keep the scheme they have."""
     fixed = fixed or {}
+    total_ms = sum(options[0].ms for options in layers.values()) or 1.0
     chosen = {
-        name: next((option for option in options if option.scheme == fixed.get(name)), None) or fastest(options)
+        name: next((option for option in options if option.scheme == fixed.get(name)), None) or best_of(options)
         for name, options in layers.items()
     }
-    total_ms = sum(options[0].ms for options in layers.values()) or 1.0
     size = sum(option.bytes for option in chosen.values())
     while size > max_bytes:
         moves = [

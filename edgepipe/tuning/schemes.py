@@ -55,11 +55,11 @@ SCHEMES: tuple[Scheme, ...] = (
     INT4,
     Scheme(
         "int8-static, stored in 4 bits", "int8-static", 4, PRODUCTS, "quantize-static",
-        {"stored_bits": 4, "method": "mse", "group_size": GROUP}, group_size=GROUP, group_bytes=FACTOR_BYTES,
+        {"stored_bits": 4, "group_size": GROUP}, group_size=GROUP, group_bytes=FACTOR_BYTES,
     ),
     Scheme(
         "int8-dynamic, stored in 4 bits", "int8-dynamic", 4, PRODUCTS, "quantize-dynamic",
-        {"stored_bits": 4, "method": "mse", "group_size": GROUP}, group_size=GROUP, group_bytes=FACTOR_BYTES,
+        {"stored_bits": 4, "group_size": GROUP}, group_size=GROUP, group_bytes=FACTOR_BYTES,
     ),
     Scheme(
         "float32, stored in 8 bits", "float32", 8, (*PRODUCTS, "Conv", "ConvTranspose"), "quantize-weights",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.config import Recipe
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from edgepipe.quantization.sites import Site
     from edgepipe.tuning.schemes import Scheme
 
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {"int8-static": ({}, {"calibrator": "mse"})}  # tried against each other
+COMPARED = 24  # samples that outputs are compared on
 LOOKED_AT = 64  # samples, of which the one of median size gives the shapes
 LARGEST_INPUT = 400_000  # values: larger samples (photographs) are passed over where there are smaller ones
 
@@ -41,6 +43,9 @@ class SiteCosts:
     ms: dict[str, dict[str, float]] = field(default_factory=dict)
     together: dict[str, frozenset[str]] = field(default_factory=dict)
     without: dict[str, str] = field(default_factory=dict)  # kernel → why it is out of the question
+    divergence: dict[str, float] = field(default_factory=dict)  # kernel → 1 − cosine of the outputs with every layer under it
+    layers: dict[str, int] = field(default_factory=dict)  # kernel → how many that were
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)  # kernel → of its pass, those that moved the outputs least
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +86,11 @@ def site_costs(artifact: Artifact, sites: Mapping[str, Site], setting: Setting, 
         names = [name for name, site in sites.items() if fits(scheme, site, calibrated=calibrated)]
         if not names:
             continue
-        try:
-            other = quantized(scheme, names, artifact, setting)
-        except EdgepipeError as error:
-            found.without[scheme.kernel] = error.what
+        tried = _tried(scheme, names, artifact, setting, found)
+        if tried is None:
             continue
+        found.divergence[scheme.kernel], found.options[scheme.kernel], other = tried
+        found.layers[scheme.kernel] = len(names)
         cut = pairs[scheme.kernel] = cut_sites(artifact.model.main_file, other.model.main_file, names, feeds)
         graphs |= {_own_name(scheme.kernel, name): graph for name, graph in cut.graphs.items()}
     costs = _costs(graphs, artifact, setting)  # all in one go: timed in turns, so that other load meets all alike
@@ -99,6 +104,46 @@ def site_costs(artifact: Artifact, sites: Mapping[str, Site], setting: Setting, 
             by_kernel = found.ms.setdefault(name, {"float32": choice.float_ms})
             by_kernel[kernel] = choice.int8_ms if chained else ms[f"{name}/{QUANTIZED}"]
     return found
+
+
+def _tried(
+    scheme: Scheme, names: list[str], artifact: Artifact, setting: Setting, found: SiteCosts
+) -> tuple[float, dict[str, Any], Artifact] | None:
+    """(divergence, options, artifact) of the best of the scheme's variants; None where the model takes none, with the reason."""
+    best: tuple[float, dict[str, Any], Artifact] | None = None
+    for options in VARIANTS.get(scheme.kernel, ({},)):
+        try:
+            other = quantized(replace(scheme, options={**scheme.options, **options}), names, artifact, setting)
+        except EdgepipeError as error:
+            found.without[scheme.kernel] = error.what
+            continue
+        moved = divergence(artifact, other, setting)
+        if best is None or moved < best[0]:
+            best = moved, options, other
+    if best is not None:
+        found.without.pop(scheme.kernel, None)
+    return best
+
+
+def divergence(before: Artifact, after: Artifact, setting: Setting) -> float:
+    """Mean 1 − cosine of the outputs over some real samples; 0 without any."""
+    import numpy as np
+
+    from edgepipe.worker import open_model
+
+    split = next((split for split in PROBE_SPLITS if setting.splits.has(split)), None)
+    if split is None:
+        return 0.0
+    samples = setting.splits(split)
+    step = max(1, len(samples) // COMPARED)
+    old, new = (open_model(one, True, (), setting.threads) for one in (before, after))
+    gaps = []
+    for feeds in single_runs(before, samples[::step][:COMPARED]):
+        for expected, got in zip(old(feeds).values(), new(feeds).values(), strict=True):
+            a, b = expected.ravel().astype(np.float64), got.ravel().astype(np.float64)
+            length = float(np.linalg.norm(a) * np.linalg.norm(b))
+            gaps.append(1 - float(a @ b) / length if a.shape == b.shape and length else float(not np.allclose(a, b)))
+    return float(np.mean(gaps))
 
 
 def _own_name(kernel: str, name: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgepipe.errors import PassError, UsageError
+from edgepipe.quantization.sites import SMALLEST_TABLE
 from edgepipe.weights import onnx_component
 from tests.models import write_text_model
 from tests.passes.running import artifact_of, image_feeds, initializers, operators, outputs, run_done, run_pass, text_feeds
@@ -29,7 +30,9 @@ def int8_weights(artifact: Artifact) -> dict[str, np.ndarray]:
 
 
 def large_floats(artifact: Artifact) -> list[str]:
-    return [name for name, value in initializers(artifact).items() if value.dtype == np.float32 and value.ndim == 2 and value.size > 512]
+    """Matrices that could be quantized; tables of positions and types are too small to be one."""
+    floats = {name: value for name, value in initializers(artifact).items() if value.dtype == np.float32 and value.ndim == 2}
+    return [name for name, value in floats.items() if value.size > (SMALLEST_TABLE - 1 if "embeddings" in name else 512)]
 
 
 def weight_bytes(artifact: Artifact) -> int:
@@ -51,7 +54,7 @@ def test_exported_and_optimised_graphs_are_quantized(fused: bool, exported: Arti
     assert ("QAttention" in kinds) is fused
     assert "MatMulInteger" in kinds
     assert len(int8_weights(after)) >= 8
-    assert weight_bytes(after) < 0.3 * weight_bytes(before)
+    assert weight_bytes(after) < 0.36 * weight_bytes(before)  # scales and small tables weigh more here than in real models
     for feeds in (text_feeds(after, 1, 9), text_feeds(after, 3, 16, padded=True)):
         assert close(before, after, feeds, 0.1)
 
@@ -121,12 +124,23 @@ def test_operators_that_are_not_listed_stay_float(exported: Artifact, tmp_path: 
     after = run_pass("quantize-dynamic", exported, tmp_path, operators=["Gather"])
 
     assert "MatMulInteger" not in operators(after)
-    assert {value.shape for value in eight_bit(after).values()} == {(128, 32), (64, 32), (2, 32)}  # words, positions, types
+    assert {value.shape for value in eight_bit(after).values()} == {(128, 32)}  # words; positions and types are too few to matter
 
 
-@pytest.mark.parametrize("operators", [["MatMul", "Attention"], ["Gather"]])
-def test_quantized_model_is_not_quantized_again(operators: list[str], optimised: Artifact, tmp_path: Path) -> None:
-    once = run_pass("quantize-dynamic", optimised, tmp_path, operators=operators)
+@pytest.mark.parametrize("operators", [["MatMul", "Gemm", "Attention"], ["Gather"]])
+def test_partly_quantized_model_gets_the_rest(operators: list[str], optimised: Artifact, tmp_path: Path) -> None:
+    part = run_pass("quantize-dynamic", optimised, tmp_path, operators=operators)
+
+    after = run_pass("quantize-dynamic", part, tmp_path)
+
+    assert large_floats(part)
+    assert large_floats(after) == []
+    assert len(eight_bit(after)) == len(eight_bit(run_pass("quantize-dynamic", optimised, tmp_path)))
+    assert close(optimised, after, text_feeds(after, 3, 16, padded=True), 0.1)
+
+
+def test_quantized_model_is_not_quantized_again(optimised: Artifact, tmp_path: Path) -> None:
+    once = run_pass("quantize-dynamic", optimised, tmp_path)
 
     with pytest.raises(PassError, match="already quantized") as caught:
         run_pass("quantize-dynamic", once, tmp_path)

@@ -34,8 +34,9 @@ def gptq(
     damping: float = 0.01,
     act_order: bool = True,
     fit: Fit = least_squared_error,
+    compared: bool = True,
 ) -> Quantized:
-    """No column has a larger output error than rounding to nearest gives it.
+    """No column has a larger output error than rounding to nearest gives it, as long as the two are `compared`.
 
     With `act_order` the inputs that matter most go first, on scales fitted beforehand; without, each group's scales are
     fitted to its weights as they are when its turn comes. `damping` is added to the Hessian's diagonal, in its mean.
@@ -46,7 +47,7 @@ def gptq(
 
     def rounded(slab: np.ndarray) -> Quantized:
         result = _walk(slab, grid, hessian, factor, order, fit, ahead=act_order or grid.group_size <= 0)
-        return better_columns(slab, result, nearest(slab, grid), hessian, grid)
+        return better_columns(slab, result, nearest(slab, grid), hessian, grid) if compared else result
 
     return by_columns(rounded, weight, grid)
 

@@ -1,0 +1,143 @@
+"""Which scheme each layer gets: the size budget holds where it can, nothing is slower than float32 without need."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgepipe.tuning.assignment import Option, assign, best_of
+
+
+@st.composite
+def layer(draw: st.DrawFn) -> list[Option]:
+    """Float32 first; the others are smaller, faster or slower."""
+    size = draw(st.integers(4, 400))
+    first = Option("float32", draw(st.floats(0, 10)), 4 * size)
+    others = [
+        Option(f"scheme {i}", draw(st.floats(0, 20)), draw(st.integers(0, 4 * size)), draw(st.floats(0, 1)))
+        for i in range(draw(st.integers(0, 4)))
+    ]
+    return [first, *others]
+
+
+layers = st.dictionaries(st.sampled_from("abcdef"), layer(), min_size=1)
+budgets = st.integers(0, 6000)
+
+
+def size_of(chosen: dict[str, Option]) -> int:
+    return sum(option.bytes for option in chosen.values())
+
+
+@given(layers, budgets)
+def test_size_budget_holds_where_any_choice_holds_it(given_layers: dict[str, list[Option]], budget: int) -> None:
+    chosen = assign(given_layers, budget)
+
+    smallest = sum(min(option.bytes for option in options) for options in given_layers.values())
+    assert size_of(chosen) <= max(budget, smallest)
+    assert all(chosen[name] in options for name, options in given_layers.items())
+    if smallest > budget:
+        assert size_of(chosen) == smallest
+
+
+@given(layers)
+def test_nothing_is_slower_than_float32_where_size_does_not_bind(given_layers: dict[str, list[Option]]) -> None:
+    chosen = assign(given_layers, 10**9)
+
+    assert all(chosen[name].ms <= options[0].ms for name, options in given_layers.items())
+
+
+@given(layers, budgets)
+def test_a_layer_is_slower_than_float32_only_to_be_smaller_than_all_that_are_not(given_layers: dict[str, list[Option]], budget: int) -> None:
+    chosen = assign(given_layers, budget)
+
+    for name, options in given_layers.items():
+        now = chosen[name]
+        if now.ms > options[0].ms:
+            assert size_of(chosen) - now.bytes + min(option.bytes for option in options if option.ms <= options[0].ms) > min(
+                budget, size_of(chosen)
+            ) or now.bytes < options[0].bytes
+
+
+@given(layers, budgets, st.data())
+def test_fixed_layers_keep_their_scheme(given_layers: dict[str, list[Option]], budget: int, data: st.DataObject) -> None:
+    fixed = {
+        name: data.draw(st.sampled_from([option.scheme for option in options]))
+        for name, options in given_layers.items()
+        if data.draw(st.booleans())
+    }
+
+    chosen = assign(given_layers, budget, fixed)
+
+    assert all(chosen[name].scheme == scheme for name, scheme in fixed.items())
+    free = [name for name in given_layers if name not in fixed]
+    least = sum(chosen[name].bytes for name in fixed) + sum(min(o.bytes for o in given_layers[name]) for name in free)
+    assert size_of(chosen) <= max(budget, least)
+
+
+@given(layers, budgets)
+def test_the_same_question_has_the_same_answer(given_layers: dict[str, list[Option]], budget: int) -> None:
+    backwards = dict(reversed(given_layers.items()))
+
+    assert assign(given_layers, budget) == {name: option for name, option in assign(backwards, budget).items()}
+
+
+@st.composite
+def measured(draw: st.DrawFn) -> list[Option]:
+    """As layers are: 8 bits are faster or slower, 4 bits lose more; all sizes follow from the number of weights."""
+    size, ms = draw(st.integers(64, 512)), draw(st.floats(0.5, 4))
+    loss = draw(st.floats(0.0001, 0.01))
+    return [
+        Option("float32", ms, 4 * size),
+        Option("int8", ms * draw(st.sampled_from([0.4, 0.7, 1.3])), size, loss),
+        Option("stored in 8 bits", ms, size, loss / 2),
+        Option("stored in 4 bits", ms, size // 2, 20 * loss),
+        Option("int4", ms * draw(st.sampled_from([0.5, 0.9, 1.5])), size // 2, 20 * loss),
+    ]
+
+
+def cost(chosen: tuple[Option, ...], total_ms: float) -> float:
+    return sum(option.ms / total_ms + option.loss for option in chosen)
+
+
+@given(st.lists(measured(), min_size=1, max_size=4), st.floats(0.12, 1.0))
+@settings(max_examples=80)
+def test_greedy_choice_is_within_one_layer_of_the_best(given_layers: list[list[Option]], share: float) -> None:
+    named = {str(i): options for i, options in enumerate(given_layers)}
+    total_ms = sum(options[0].ms for options in given_layers)
+    budget = share * sum(options[0].bytes for options in given_layers)
+
+    chosen = tuple(assign(named, budget).values())
+
+    allowed = [choice for choice in itertools.product(*given_layers) if sum(option.bytes for option in choice) <= budget]
+    if allowed:
+        best = min(cost(choice, total_ms) for choice in allowed)
+        widest = max(max(cost((o,), total_ms) for o in options) - min(cost((o,), total_ms) for o in options) for options in given_layers)
+        assert cost(chosen, total_ms) <= best + widest + 0.06
+
+
+def test_float32_stays_unless_another_wins_by_more_than_timing_is_uncertain_by() -> None:
+    base = Option("float32", 1.0, 400)
+
+    assert best_of([base, Option("near", 0.97, 100)]) is base
+    assert best_of([base, Option("wins", 0.8, 100)]).scheme == "wins"
+    assert best_of([base, Option("wins", 0.8, 100, 0.2), Option("as fast", 0.9, 100, 0.1)]).scheme == "as fast"
+
+
+def test_layers_that_lose_least_are_made_small_first() -> None:
+    def options(loss: float) -> list[Option]:
+        return [Option("float32", 1.0, 400), Option("8", 1.0, 100, loss / 100), Option("4", 1.0, 50, loss)]
+
+    chosen = assign({"robust": options(0.01), "fragile": options(0.5)}, 150)
+
+    assert {name: option.scheme for name, option in chosen.items()} == {"robust": "4", "fragile": "8"}
+
+
+def test_room_that_is_left_goes_to_what_loses_most() -> None:
+    def options(loss: float) -> list[Option]:
+        return [Option("float32", 1.0, 400), Option("8", 1.0, 100, loss / 100), Option("4", 1.0, 50, loss)]
+
+    chosen = assign({"robust": options(0.01), "fragile": options(0.5)}, 450)
+
+    assert chosen["fragile"].loss < 0.01
