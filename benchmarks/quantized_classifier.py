@@ -7,7 +7,6 @@ Accuracy on all test samples; latency in one session a process, alternating, spi
 from __future__ import annotations
 
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile

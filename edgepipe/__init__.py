@@ -68,13 +68,14 @@ def compress(
     archive: bool = False,
     device: str | None = None,
     target_samples: int | None = 200,
+    tune: bool = True,
     progress: Progress | None = None,
 ) -> CompressResult:
     """Compress a model for one profile and prove the result; what is not given comes from `edgepipe.toml`.
 
     `budget` is {"max_size_bytes": …} in the project file's keys, `options` {"quantize-dynamic": {"per_channel": False}},
     `device` where the device is (USER@HOST[:PORT] for ssh, a serial number for adb), `target_samples` how many random
-    test samples an emulated device runs itself (None: all).
+    test samples an emulated device runs itself (None: all), `tune` whether each layer's scheme is chosen by measurement.
     A broken budget raises nothing: look at `verdict` and `exit_code`. Raises `EdgepipeError` (see `edgepipe.errors`
     for the tree) for wrong usage, models or data, a pass that fails its checks, and resources that run out.
     """
@@ -101,6 +102,7 @@ def compress(
         archive=archive,
         devices=[device] if device else [],
         target_samples=target_samples,
+        tune=tune,
     )
     return build(request, progress)[0]
 

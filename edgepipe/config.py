@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
 from edgepipe.errors import UsageError, nearest
+from edgepipe.parts import Parts, Stream
 from edgepipe.toml import Table, located, parse, read_toml
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PROJECT_FILE = "edgepipe.toml"
 CACHE_SCHEME = "cache://"
@@ -82,29 +79,6 @@ class Task(Table):
     name: str
     labels: tuple[str, ...] = Field(default=(), description="label names in the order of the model's outputs, where its config names none")
     compare: Literal["auto", "argmax", "closeness"] = Field(default="auto", description="fidelity: what must agree")
-
-
-class Stream(Table):
-    """How a model with state is driven: what a step takes of audio, inputs that never change, and which outputs are state."""
-
-    rate: int = Field(default=16000, gt=0, description="samples a second")
-    chunk: int | None = Field(
-        default=None, gt=0, description="samples of audio a step takes (default: 512 where the model is Silero VAD's)"
-    )
-    context: int = Field(default=0, ge=0, description="samples of the step before that stand in front of them")
-    constants: dict[str, int | float | bool] = Field(default_factory=dict, description="inputs that are the same at every step: sr = 16000")
-    state: dict[str, str] = Field(default_factory=dict, description="state input → the output that goes in there at the next step")
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a project says of a model of several components, or with state."""
-
-    program: str | None = None
-    components: Mapping[str, str] = field(default_factory=dict)
-    compress: tuple[str, ...] = ()
-    characters: str | None = None
-    stream: Stream = field(default_factory=Stream)
 
 
 class Project(Table):

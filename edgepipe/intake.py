@@ -15,7 +15,8 @@ from edgepipe.weights import check_finite, check_onnx_finite, load_onnx, onnx_co
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgepipe.config import Data, Stream
+    from edgepipe.config import Data
+    from edgepipe.parts import Stream
     from edgepipe.tasks import TaskSpec
 
 ASSETS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json", "generation_config.json")

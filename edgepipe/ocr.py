@@ -16,7 +16,7 @@ from edgepipe.weights import check_onnx_finite, load_onnx, onnx_component
 
 if TYPE_CHECKING:
     from edgepipe.artifact import Component
-    from edgepipe.config import Parts
+    from edgepipe.parts import Parts
 
 CHARACTERS = "characters.txt"
 # What PP-OCR's models were made for: sizes in pixels, thresholds of probabilities (RapidOCR 1.4's config.yaml).

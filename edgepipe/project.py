@@ -34,6 +34,7 @@ def make_request(
     target_samples: int | None = TARGET_SAMPLES,
     project: str | None = None,
     need_model: bool = True,
+    tune: bool = True,
 ) -> Request:
     """The request that these flags and the project file make. `data` maps file, train, calibration, dev, test to paths;
     `options` are `settings` as data, from Python.
@@ -98,6 +99,7 @@ def make_request(
         archive=archive,
         devices=tuple(devices),
         target_samples=target_samples,
+        tune=tune,
     )
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.bundle import check_target
 from edgepipe.component_recipes import check_components, is_onnx, plan_components
-from edgepipe.config import Budget, Data, Parts, Recipe, Task, load_recipe
+from edgepipe.config import Budget, Data, Recipe, Task, load_recipe
 from edgepipe.data import SPLITS, Splits, check_fit
 from edgepipe.errors import DataError, ModelError, OperatorError, UsageError, nearest, reading
 from edgepipe.intake import find_source, make_artifact
 from edgepipe.memory_fit import check_fits
 from edgepipe.ocr import ocr_artifact
 from edgepipe.operators import unknown_here
+from edgepipe.parts import Parts
 from edgepipe.passes import load_plugin
 from edgepipe.pipeline import baseline_recipe, check_recipe
 from edgepipe.profile import load_profile, with_devices

@@ -10,10 +10,10 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.config import Stream
 from edgepipe.data import given_as_arrays
 from edgepipe.driver import driver_module
 from edgepipe.errors import DataError, ModelError, UsageError, nearest
+from edgepipe.parts import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,6 +18,7 @@ from edgepipe.quantization.graph import Graph
 from edgepipe.quantization.sites import find_sites
 from edgepipe.tuning.assignment import Option, assign
 from edgepipe.tuning.losses import losses
+from edgepipe.tuning.outliers import outliers
 from edgepipe.tuning.schemes import BY_NAME, FLOAT32, ORDER, SCHEMES, fits
 from edgepipe.tuning.site_costs import RegionCosts, SiteCosts, region_costs, site_costs
 
@@ -133,8 +134,7 @@ def _winning(search: _Search, room: float) -> tuple[dict[str, Option], Result]:
     """The assignment without the regions that lost; putting one back changes its neighbours, so it is looked at again."""
     fixed: dict[str, str] = {}
     for _ in range(ROUNDS):
-        chosen = assign(search.layers, room, fixed)
-        result = _run(search, chosen)
+        chosen, result = _assigned(search, room, fixed)
         found = _regions(search, chosen, result)
         if not found.lost:
             break
@@ -143,9 +143,21 @@ def _winning(search: _Search, room: float) -> tuple[dict[str, Option], Result]:
             fixed |= small
             search.put_back.append({"nodes": list(sites), "float32_ms": float_ms, "quantized_ms": quantized_ms})
     else:
-        chosen = assign(search.layers, room, fixed)
-        result = _run(search, chosen)
+        chosen, result = _assigned(search, room, fixed)
     return chosen, result
+
+
+def _assigned(search: _Search, room: float, fixed: Mapping[str, str]) -> tuple[dict[str, Option], Result]:
+    """The assignment and what it gives. What layers take in the file besides their weights (names, more nodes) is known only
+    when it is written: where it is too much, there is that much less room."""
+    chosen: dict[str, Option] = {}
+    while True:
+        before, chosen = chosen, assign(search.layers, room, fixed)
+        result = _run(search, chosen)
+        over = result[1].model.size_bytes - search.max_bytes
+        if over <= 0 or chosen == before:
+            return chosen, result
+        room = min(room, sum(option.bytes for option in chosen.values())) - over
 
 
 def _stored(search: _Search, name: str, now: Option) -> str:
@@ -235,8 +247,7 @@ def _accurate(
     while count < 2 * len(ranked):
         left = ranked[: min(count, len(ranked))]
         fixed = {name: option.scheme for name, option in chosen.items()} | {name: _safer(search, name, chosen[name], room) for name in left}
-        candidate = assign(search.layers, room, fixed)
-        outcome = _run(search, candidate)
+        candidate, outcome = _assigned(search, room, fixed)
         drop = _noted(search, f"{len(left)} layers left out", candidate, outcome, dev)
         tried.append((candidate, outcome, drop))
         if drop <= budget.max_accuracy_drop:
@@ -303,6 +314,7 @@ def _report(search: _Search, chosen: Mapping[str, Option]) -> dict[str, Any]:
         "sites": rows,
         "put_back": search.put_back,
         "steps": search.steps,
+        "outliers": outliers(search.artifact, search.sites, search.setting),
     }
 
 
@@ -313,5 +325,6 @@ def _why(search: _Search, name: str, option: Option) -> str:
         return f"{ms['float32'] / max(ms[kernel], 1e-9):.2f} × float32's speed"
     if ms and kernel == "float32":
         best = min((value, key) for key, value in ms.items() if key != "float32")
-        return f"{best[1]} is {ms['float32'] / max(best[0], 1e-9):.2f} × float32's speed"
+        gain = ms["float32"] / max(best[0], 1e-9)
+        return f"{best[1]} is {gain:.2f} × float32's speed{', and loses more' if gain > 1 else ''}"
     return "looked up, not computed" if search.sites[name].kind == "table" else "no other kernel takes it"

@@ -13,10 +13,11 @@ import pytest
 from edgepipe.artifact import Artifact
 from edgepipe.component_recipes import check_components, plan_components
 from edgepipe.components import inputs_of, put_back, record, view
-from edgepipe.config import Data, Recipe, Stream, Task
+from edgepipe.config import Data, Recipe, Task
 from edgepipe.driver import driver_module
 from edgepipe.errors import PassError, UsageError
 from edgepipe.intake import find_source, make_artifact
+from edgepipe.parts import Stream
 from edgepipe.probes import probe_feeds
 from edgepipe.profile import host_profile
 from edgepipe.readers import read_folder

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgepipe.artifact import Artifact
-from edgepipe.config import Data, Stream, Task
+from edgepipe.config import Data, Task
 from edgepipe.driver import driver_module
 from edgepipe.errors import DataError, ModelError, UsageError
 from edgepipe.intake import find_source, make_artifact
+from edgepipe.parts import Stream
 from edgepipe.runners.agent import arrays
 from edgepipe.runners.link import RemoteModel
 from edgepipe.runners.local import LocalRunner

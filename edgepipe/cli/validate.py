@@ -58,4 +58,4 @@ def command(
             target_samples=target_samples,
             progress=display,
         )
-    return show_outcome(results, junit=junit, strict=strict, as_json=as_json, quiet=quiet, bundles=False, page=report)
+    return show_outcome(results, junit=junit, strict=strict, as_json=as_json, quiet=quiet, bundles=False, page=report, verbose=verbose)

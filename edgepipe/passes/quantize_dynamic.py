@@ -81,4 +81,6 @@ def quantize_dynamic(artifact: Artifact, options: QuantizeDynamic, ctx: Context)
             to_table8(graph, node, site)
         elif dynamic.takes(site, node):
             dynamic.to_dynamic(graph, node, site, rounding, activations)
+        else:
+            rewrite.left[site.node] = dynamic.NO_KERNEL
     return rewrite.finished()

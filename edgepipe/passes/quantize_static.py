@@ -63,7 +63,7 @@ class QuantizeStatic(PassOptions):
 )
 def quantize_static(artifact: Artifact, options: QuantizeStatic, ctx: Context) -> Artifact:
     """Make weights and activations int8 with scales from calibration data: the same for every sample."""
-    from edgepipe.quantization import qdq, static
+    from edgepipe.quantization import dynamic, qdq, static
     from edgepipe.quantization.equalization import equalize
     from edgepipe.quantization.session import Rewrite
     from edgepipe.quantization.smooth import smooth
@@ -105,7 +105,7 @@ def quantize_static(artifact: Artifact, options: QuantizeStatic, ctx: Context) -
             ctx.progress("quantizing", list(sites).index(site.node), len(sites))
             static.to_static(rewrite.graph, node, site, rounding, activations)
         else:
-            rewrite.left[site.node] = "what it gives was not seen in calibration" if site.kind == "convolution" else static.NO_KERNEL
+            rewrite.left[site.node] = "what it gives was not seen in calibration" if site.kind == "convolution" else dynamic.NO_KERNEL
 
     qdq.to_qdq(rewrite.graph, sites, rounding, activations, other)
     return rewrite.finished()

@@ -73,6 +73,7 @@ def quantize_weights(artifact: Artifact, options: QuantizeWeights, ctx: Context)
     from edgepipe.quantization.rounding import Grid
     from edgepipe.quantization.session import Rewrite
     from edgepipe.quantization.statistics import statistics
+    from edgepipe.quantization.weight_only import SMALLEST_BLOCK
 
     rewrite = Rewrite(artifact, ctx, "quantize-weights")
     sites = rewrite.chosen(options.include, options.exclude, options.operators)
@@ -93,6 +94,9 @@ def quantize_weights(artifact: Artifact, options: QuantizeWeights, ctx: Context)
     for number, (node, site) in enumerate(rewrite.nodes(sites)):
         ctx.progress("quantizing", number, len(sites))
         hessian = found[site.data].hessian if site.data in found else None
+        if site.kind == "table" and site.shape[1] < SMALLEST_BLOCK:
+            rewrite.left[site.node] = f"rows of fewer than {SMALLEST_BLOCK} values have no kernel"
+            continue
         _quantize(rewrite.graph, node, site, grid, options, hessian)
     return rewrite.finished()
 
@@ -103,19 +107,18 @@ def _quantize(graph: Any, node: Any, site: Any, grid: Any, options: QuantizeWeig
     from edgepipe.quantization.rounding import NEEDS_HESSIAN, quantize
     from edgepipe.quantization.sites import attribute, matrix_of
     from edgepipe.quantization.stored import expanded
-    from edgepipe.quantization.weight_only import decomposes, to_block_table, to_nbits
+    from edgepipe.quantization.weight_only import SMALLEST_BLOCK, decomposes, to_block_table, to_nbits
 
     method = "mse" if options.method in NEEDS_HESSIAN and hessian is None else options.method
     if site.kind == "table":
-        if site.shape[1] >= 16:  # the smallest block
-            size = min(grid.group_size or 128, 1 << (site.shape[1].bit_length() - 1))
-            rows = quantize(
-                method if method not in NEEDS_HESSIAN else "mse",
-                graph.array(site.weight).T,
-                replace(grid, group_size=max(16, size)),
-                name=site.weight,
-            )
-            to_block_table(graph, node, site, rows, options.bits)
+        size = min(grid.group_size or 128, 1 << (site.shape[1].bit_length() - 1))
+        rows = quantize(
+            method if method not in NEEDS_HESSIAN else "mse",
+            graph.array(site.weight).T,
+            replace(grid, group_size=max(SMALLEST_BLOCK, size)),
+            name=site.weight,
+        )
+        to_block_table(graph, node, site, rows, options.bits)
         return
     weight = matrix_of(graph, node, site)
     if options.kernel == "few-bits" and site.kind in ("product", "attention") and decomposes(site, node):

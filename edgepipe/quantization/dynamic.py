@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgepipe.quantization.weights8 import Rounding, Weight8
 
 OPSET = 11
+NO_KERNEL = "no int8 kernel takes it with all that it does"
 OPERATORS = ("MatMul", "Gemm", "Attention", "Conv", "LSTM")
 
 

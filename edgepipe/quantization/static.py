@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from edgepipe.quantization.weights8 import Rounding
 
 OPSET = 13
-NO_KERNEL = "no int8 kernel takes what it adds, or its past"
 
 
 @dataclass(frozen=True, slots=True)

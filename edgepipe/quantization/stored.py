@@ -43,33 +43,46 @@ def expanded(
 ) -> tuple[str, list[Any]]:
     """(name, nodes) of a weight [k, n], float32, or int8 where `factors` [groups, n] take the place of scales.
 
-    `transposed`: as [n, k], and reshaped to `shape` where it has more dimensions. The graph must have opset 11.
+    `transposed`: as [n, k], and in any case in `shape` where that is given. The graph must have opset 11.
     """
     make, (k, n) = _Nodes(graph, base), found.codes.shape
     groups, size = found.scales.shape[0], found.group_size
+    last = shape or ((n, k) if transposed else (k, n))
+    if groups == 1:  # codes lie in the file as the kernel wants them: every node that is not there is a tenth of a kilobyte
+        size, laid = k, last if transposed or len(last) == 2 else (k, n)
+        each = (n, *(1 for _ in laid[1:])) if transposed else (1, n)
+    else:
+        laid, each = ((n, groups, size), (n, groups, 1)) if transposed else ((groups, size, n), (groups, 1, n))
+
+    def by_channel(values: np.ndarray) -> np.ndarray:
+        return (values.T if transposed else values).reshape(each)
+
     middle = 0 if found.zero_points is not None or bits == 8 else 1 << bits - 1
     codes = np.full((groups * size, n), middle, np.int16)
     codes[:k] = found.codes
     codes[:k] += middle
+    codes = codes.T if transposed else codes
     if bits == 8:
-        value = make.constant(codes.astype(found.codes.dtype).reshape(groups, size, n))
+        value = make.constant(codes.astype(found.codes.dtype).reshape(laid))
     else:
-        value = make.reshape(_unpacked(make, codes.ravel(), bits), groups, size, n)
+        value = make.reshape(_unpacked(make, codes.ravel(), bits), *laid)
     kind = FLOAT if factors is None else INT32
     dtype = np.float32 if factors is None else np.int32
     value = make.node("Cast", value, to=kind)
     if found.zero_points is not None:
-        value = make.node("Sub", value, make.constant(found.zero_points.astype(dtype)[:, None, :]))
+        value = make.node("Sub", value, make.constant(by_channel(found.zero_points).astype(dtype)))
     elif middle:
         value = make.node("Sub", value, make.constant(np.array(middle, dtype)))
-    value = make.node("Mul", value, make.constant((found.scales if factors is None else factors).astype(dtype)[:, None, :]))
-    value = make.part(make.reshape(value, -1, n), k, groups * size)
+    value = make.node("Mul", value, make.constant(by_channel(found.scales if factors is None else factors).astype(dtype)))
+    if groups * size != k:  # the last group is not full
+        axis = 1 if transposed else 0
+        laid = (n, groups * size) if transposed else (groups * size, n)
+        value = make.part(make.reshape(value, *laid), k, groups * size, axis)
+        laid = (n, k) if transposed else (k, n)
     if factors is not None:
         value = make.node("Cast", value, to=INT8)
-    if transposed:
-        value = make.node("Transpose", value, perm=[1, 0])
-    if shape is not None and len(shape) != 2:
-        value = make.reshape(value, *shape)
+    if laid != tuple(last):
+        value = make.reshape(value, *last)
     return value, make.nodes
 
 
@@ -111,8 +124,8 @@ class _Nodes:
     def reshape(self, value: str, *shape: int) -> str:
         return self.node("Reshape", value, self.constant(np.array(shape, np.int64)))
 
-    def part(self, value: str, rows: int, of: int) -> str:
-        """The first rows, where there are more."""
-        if rows == of:
+    def part(self, value: str, count: int, of: int, axis: int = 0) -> str:
+        """The first `count` along an axis, where there are more."""
+        if count == of:
             return value
-        return self.node("Slice", value, *(self.constant(np.array([number], np.int64)) for number in (0, rows, 0)))
+        return self.node("Slice", value, *(self.constant(np.array([number], np.int64)) for number in (0, count, axis)))

@@ -31,13 +31,14 @@ def to_nbits(graph: Graph, node: Any, site: Site, found: Quantized, bits: int, a
     added = bias if bias and not (bias in graph.constants and graph.shape(bias) == (site.n,)) else ""
     bias = "" if added else bias
     output = graph.fresh(f"{site.output}_projections") if attention or added else site.output
-    packed, scales, zeros = _packed_columns(graph, site, found, bits)
+    block = _block(found)
+    packed, scales, zeros = _packed_columns(graph, site, found, bits, block)
     inputs = [site.data, packed, scales, zeros, "", bias]
     while not inputs[-1]:
         inputs.pop()
     product = make_node(
         "MatMulNBits", inputs, [output], name=f"{node.name}_quant", domain=MICROSOFT,
-        K=site.k, N=site.n, bits=bits, block_size=found.group_size, accuracy_level=accuracy_level,
+        K=site.k, N=site.n, bits=bits, block_size=block, accuracy_level=accuracy_level,
     )  # fmt: skip
     rest = _attention(graph, node, site, output) if attention else []
     if added:  # a bias of another shape than the kernel's
@@ -45,10 +46,17 @@ def to_nbits(graph: Graph, node: Any, site: Site, found: Quantized, bits: int, a
     graph.replace(node, product, *rest)
 
 
-def _packed_columns(graph: Graph, site: Site, found: Quantized, bits: int) -> tuple[str, str, str]:
+def _block(found: Quantized) -> int:
+    """Weights in a kernel's block: a group, filled up where there is but one, shorter than any block."""
+    if len(found.scales) > 1:
+        return found.group_size
+    return max(SMALLEST_BLOCK, 1 << (found.group_size - 1).bit_length())
+
+
+def _packed_columns(graph: Graph, site: Site, found: Quantized, bits: int, size: int) -> tuple[str, str, str]:
     """Codes as [n, blocks, bytes], the first code of a byte in its lowest bits; zero points packed the same way."""
     k, n = found.codes.shape
-    blocks, size = found.scales.shape[0], found.group_size
+    blocks = found.scales.shape[0]
     middle = 1 << bits - 1
     codes = np.full((blocks * size, n), middle, np.int16)
     codes[:k] = found.codes

@@ -100,6 +100,8 @@ def _by_rows(graph: Graph, node: Any, shapes: Mapping[str, tuple[int, ...]]) -> 
         return True
     if node.op_type == "MatMul":
         return node.input[1] in graph.constants and len(graph.shape(node.input[1])) == 2
+    if node.op_type == "SkipLayerNormalization":
+        return all(name in graph.constants for name in node.input[2:] if name) and not any(node.output[1:])
     if node.op_type == "LayerNormalization":
         return attribute(node, "axis", -1) == -1 and all(name in graph.constants for name in others)
     if node.op_type in PAIRED:

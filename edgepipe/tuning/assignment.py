@@ -67,6 +67,7 @@ def _with_room(
     layers: Mapping[str, Sequence[Option]], chosen: dict[str, Option], room: float, fixed: Mapping[str, str]
 ) -> dict[str, Option]:
     """Bytes that are left over go to the layers that lose most by what was saved on them."""
+    slowest = {name: max(now.ms, min(now.ms * (1 + TIE), layers[name][0].ms)) for name, now in chosen.items()}
     while True:
         moves = [
             (chosen[name].loss - option.loss, option.bytes - chosen[name].bytes, name, option)
@@ -74,7 +75,7 @@ def _with_room(
             if name not in fixed
             for option in options
             if option.loss < chosen[name].loss
-            and option.ms <= chosen[name].ms * (1 + TIE)
+            and option.ms <= slowest[name]
             and 0 <= option.bytes - chosen[name].bytes <= room
         ]
         if not moves:

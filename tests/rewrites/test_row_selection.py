@@ -141,10 +141,11 @@ def picks_before_last_product(artifact: Artifact) -> bool:
     return any(values.ndim == 2 and "classifier" not in name and "pooler" not in name for name, values in zip(names[-4:], found, strict=True))
 
 
-def test_text_classifier_reads_its_first_token_only(classifier: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_text_classifier_reads_its_first_token_only(fused: bool, classifier: Path, tmp_path: Path) -> None:
     exported = run_pass("export-onnx", artifact_of(classifier), tmp_path)
 
-    after = run_pass("optimize-graph", exported, tmp_path)
+    after = run_pass("optimize-graph", exported, tmp_path, fusions={"SkipLayerNormalization": fused})
 
     assert picks_before_last_product(after)
     assert not picks_before_last_product(exported)
