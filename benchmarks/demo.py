@@ -31,6 +31,13 @@ def machine_line() -> str:
     return f"{facts['cpu']}, {facts['cores']} cores, {' '.join(flags)}"
 
 
+def known(name: str) -> dict[str, Any]:
+    """The data of an earlier run on this kind of machine, of which a shorter one renews a part."""
+    path = RESULTS / f"{name}.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return dict(found["data"]) if found.get("machine") == machine_facts() else {}
+
+
 def write_result(name: str, command: str, table: str, data: Any) -> None:
     """Write `results/NAME.md` (command, machine, table) and `results/NAME.json`, and print the table."""
     RESULTS.mkdir(exist_ok=True)

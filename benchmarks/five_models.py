@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from demo import write_result
+from demo import known, write_result
 from runtime_quantizer import QUANTIZERS, NotQuantized
 from subjects import SUBJECTS, Subject, built, taken
 
@@ -34,8 +33,9 @@ if TYPE_CHECKING:
     from edgepipe.artifact import Artifact
 
 ROUNDS, SECONDS_A_TURN = 30, 0.03  # of timing; a turn runs a model as often as fits, once at the least
-SMALLER = 3.5  # times that the builds are asked to be
 FLOAT32, OURS = "float32", "edgepipe"
+NAME = "five_models"
+HEAD = "| model | made by | points (lost) | bytes (× smaller) | ms, median (× float32's speed; by the fastest runs) | layers |"
 
 
 @dataclass(slots=True)
@@ -60,22 +60,18 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=SUBJECTS, help="this model; may be repeated")
     parser.add_argument("--threads", type=int, default=usable_cores())
     given = parser.parse_args()
-    found: dict[str, dict[str, Row]] = {}
+    found = known(NAME)
     for name in given.only or SUBJECTS:
-        found[name] = compared(SUBJECTS[name], given.threads)
-        print("\n".join(lines(name, found[name])), file=sys.stderr)
-    head = "| model | made by | points (lost) | bytes (× smaller) | ms, median (× float32's speed, by the fastest runs) | layers |"
-    table = "\n".join([head, "|---" * 6 + "|", *(line for name, rows in found.items() for line in lines(name, rows))])
-    command = " ".join(["python benchmarks/five_models.py", *(f"--only '{name}'" for name in given.only or ())])
-    suffix = "" if not given.only else "_" + "_".join(name.lower().replace(" ", "-") for name in given.only)
-    data = {name: {made: row.to_json() for made, row in rows.items()} for name, rows in found.items()}
-    write_result(f"five_models{suffix}", command, table, {"threads": given.threads, "models": data})
+        found[name] = {made: row.to_json() for made, row in compared(SUBJECTS[name], given.threads).items()} | {"threads": given.threads}
+        ordered = {each: found[each] for each in SUBJECTS if each in found}
+        table = "\n".join([HEAD, "|---" * 6 + "|", *(line for each, rows in ordered.items() for line in lines(each, rows))])
+        write_result(NAME, "python benchmarks/five_models.py", table, ordered)
 
 
 def compared(subject: Subject, threads: int) -> dict[str, Row]:
     """Every way to make the model, measured."""
     store = Store.default()
-    made = built(subject, "host", max_size_ratio=1 / SMALLER, threads=threads)
+    made = built(subject, "host", threads=threads)
     rows = {FLOAT32: Row()}
     wholes, parts = {FLOAT32: made.baseline}, {FLOAT32: made.before}
     with store.workdir() as workdir:
@@ -131,20 +127,24 @@ def _points(wholes: Mapping[str, Artifact], made: Built, count: int, threads: in
         rows[name].points = made.prepared.task.metric(np.array(counts))
 
 
-def lines(name: str, rows: Mapping[str, Row]) -> Sequence[str]:
+def lines(name: str, rows: Mapping[str, Any]) -> Sequence[str]:
     """A model's lines of the table."""
     base = rows[FLOAT32]
-    told = []
+    told = [f"| {name} | {FLOAT32} | {base['points']:.2f} | {base['bytes']:,} | {base['median_ms']:.2f} | |"]
     for made_by, row in rows.items():
-        if row.failed:
-            told.append(f"| {name} | {made_by} | {row.failed.replace('|', '/')} | – | – | – |")
+        if made_by in (FLOAT32, "threads"):
             continue
-        points = f"{row.points:.2f}" + ("" if row is base else f" ({base.points - row.points:+.2f})")
-        size = f"{row.size_bytes:,}" + ("" if row is base else f" ({base.size_bytes / row.size_bytes:.2f} ×)")
-        median, speed = statistics.median(row.times_ms), statistics.median(base.times_ms) / statistics.median(row.times_ms)
-        ms = f"{median:.2f}" + ("" if row is base else f" ({speed:.2f} ×, {min(base.times_ms) / min(row.times_ms):.2f} ×)")
-        schemes = ", ".join(f"{count} {scheme}" for scheme, count in sorted(row.schemes.items(), key=lambda entry: -entry[1]))
-        told.append(f"| {name} | {made_by} | {points} | {size} | {ms} | {schemes} |")
+        if "failed" in row:
+            told.append(f"| {name} | {made_by} | {row['failed'].replace('|', '/')} | – | – | – |")
+            continue
+        speed, fastest = base["median_ms"] / row["median_ms"], base["fastest_ms"] / row["fastest_ms"]
+        cells = [
+            f"{row['points']:.2f} ({base['points'] - row['points']:+.2f})",
+            f"{row['bytes']:,} ({base['bytes'] / row['bytes']:.2f} ×)",
+            f"{row['median_ms']:.2f} ({speed:.2f} ×; {fastest:.2f} ×)",
+            ", ".join(f"{count} {scheme}" for scheme, count in sorted(row["schemes"].items(), key=lambda entry: -entry[1])),
+        ]
+        told.append(f"| {name} | {made_by} | " + " | ".join(cells) + " |")
     return told
 
 

@@ -8,11 +8,10 @@ model and profile, which is hours of emulation.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from demo import write_result
+from demo import known, write_result
 from five_models import FLOAT32, OURS, Row, alternating
 from subjects import SUBJECTS, Subject, built, taken
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 MODELS = {"demo classifier": Subject("sentiment", 400), **SUBJECTS}
 PROFILES = ("host", "rpi5", "rpi4", "rpi3", "rk3588")
 REDUCED = (("rpi5", "rpi4"), ("demo classifier", "OCR recogniser", "Fashion-MNIST residual"))
+NAME = "profiles_matrix"
+HEAD = "| model | profile | float32 ms | quantized ms | × float32's speed (interval) | × smaller | layers |"
 SLOWER = 1.03  # × float32's time: what timing and counting are uncertain by
 
 
@@ -41,23 +42,25 @@ def main() -> None:
     given = parser.parse_args()
     profiles = given.profile or (PROFILES if given.all else REDUCED[0])
     models = given.model or (MODELS if given.all else REDUCED[1])
-    rows: list[dict[str, Any]] = []
+    found = known(NAME)
     for model in models:
         for profile in profiles:
             try:
-                rows.append({"model": model, "profile": profile, **compared(MODELS[model], profile)})
+                row = compared(MODELS[model], profile)
             except EdgepipeError as error:
-                rows.append({"model": model, "profile": profile, "failed": error.what})
-            print(line(rows[-1]), file=sys.stderr, flush=True)
-    slower = [f"{row['model']} on {row['profile']}" for row in rows if row.get("ratio", 0.0) > SLOWER]
-    head = "| model | profile | float32 ms | quantized ms | × float32's speed (interval) | × smaller | layers |"
-    said = f"{len(slower)} of {len(rows)} quantized artefacts are slower than their float32" + (
+                row = {"failed": error.what}
+            found[f"{model} on {profile}"] = {"model": model, "profile": profile, **row}
+            write(found)
+
+
+def write(found: dict[str, Any]) -> None:
+    order = [name for model in MODELS for profile in PROFILES if (name := f"{model} on {profile}") in found]
+    slower = [name for name in order if found[name].get("ratio", 0.0) > SLOWER]
+    said = f"{len(slower)} of {len(order)} quantized artefacts are slower than their float32" + (
         f": {', '.join(slower)}." if slower else "."
     )
-    table = "\n".join([head, "|---" * 7 + "|", *map(line, rows), "", said])
-    write_result(
-        "profiles_matrix", " ".join(["python benchmarks/profiles_matrix.py", *sys.argv[1:]]), table, {"rows": rows, "slower": slower}
-    )
+    table = "\n".join([HEAD, "|---" * 7 + "|", *(line(found[name]) for name in order), "", said])
+    write_result(NAME, "python benchmarks/profiles_matrix.py", table, {name: found[name] for name in order})
 
 
 def compared(subject: Subject, profile_name: str) -> dict[str, Any]:

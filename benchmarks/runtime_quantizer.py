@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import TYPE_CHECKING
 
 import onnx
@@ -87,5 +88,7 @@ def _checked(made: object, into: Path) -> Path:
 
 
 def _line(what: str, error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if not text:  # a bare assertion: where it stands is all there is
+        text = f"{type(error).__name__} in {traceback.extract_tb(error.__traceback__)[-1].name}"
     return f"{what}: {text[:160]}"

@@ -39,18 +39,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model of an example. `role`: of a program's components the one that is compressed; `samples`: of the test data."""
+    """A model of an example. `role`: of a program's components the one that is compressed; `samples`: of the test data;
+    `smaller`: how many times the build is asked to be, else what the example's project says."""
 
     example: str
     samples: int
     role: str = "model"
     model: str | None = None
+    smaller: float | None = None
 
 
 SUBJECTS = {
-    "OCR detector": Subject("ocr", 70, "detector"),
+    "OCR detector": Subject("ocr", 70, "detector", smaller=3.5),
     "OCR classifier": Subject("ocr", 70, "classifier"),
-    "OCR recogniser": Subject("ocr", 70, "recogniser"),
+    "OCR recogniser": Subject("ocr", 70, "recogniser", smaller=3.5),
     "Silero VAD": Subject("voice_activity", 20),
     "Fashion-MNIST residual": Subject("fashion", 2000, model="residual"),
     "Fashion-MNIST depthwise": Subject("fashion", 2000, model="depthwise"),
@@ -78,10 +80,10 @@ class Built:
         return (store.put(put_back(self.baseline, self.role, alone)) if is_composed(self.baseline) else alone), alone
 
 
-def built(subject: Subject, profile_name: str, *, max_size_ratio: float | None = None, threads: int | None = None) -> Built:
+def built(subject: Subject, profile_name: str, *, threads: int | None = None) -> Built:
     """What `edgepipe compress --profile …` gives for the subject, before anything is validated."""
     profile, store = load_profile(profile_name), Store.default()
-    prepared = asked(subject, profile_name, max_size_ratio)
+    prepared = asked(subject, profile_name)
     with store.workdir() as workdir, WorkerProcess(Path(workdir) / "run.log", Silent()) as worker:
         setting = Setting(store, worker, Silent(), profile, prepared.request.data, prepared.splits, threads or usable_cores())
         start = store.put(prepared.artifact)
@@ -101,11 +103,11 @@ def built(subject: Subject, profile_name: str, *, max_size_ratio: float | None =
     return Built(prepared, role, baseline, done.artifact, before, alone(done.artifact), calibration, typical, done.tuning)
 
 
-def asked(subject: Subject, profile_name: str, max_size_ratio: float | None = None) -> Prepared:
+def asked(subject: Subject, profile_name: str) -> Prepared:
     """The example's own project; of several components, one is compressed."""
     model = str(cache_root() / "downloads" / subject.example / subject.model / "model.onnx") if subject.model else None
     project = str(ROOT / "examples" / subject.example / "edgepipe.toml")
-    budget = [f"max_size_ratio={max_size_ratio:.4f}"] if max_size_ratio else []
+    budget = [f"max_size_ratio={1 / subject.smaller:.4f}"] if subject.smaller else []
     request = make_request(project=project, model=model, profiles=[profile_name], budget=budget)
     if subject.role != "model":
         request = replace(request, parts=replace(request.parts, compress=(subject.role,)))

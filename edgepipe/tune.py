@@ -16,7 +16,7 @@ from edgepipe.errors import EdgepipeError
 from edgepipe.pipeline import check_recipe, run_recipe
 from edgepipe.quantization.graph import Graph
 from edgepipe.quantization.sites import find_sites
-from edgepipe.tuning.assignment import Option, assign
+from edgepipe.tuning.assignment import Option, assign_shared
 from edgepipe.tuning.losses import losses
 from edgepipe.tuning.outliers import outliers
 from edgepipe.tuning.schemes import BY_NAME, FLOAT32, ORDER, SCHEMES, fits
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MARGIN = 0.03  # of a region's time: what timing is uncertain by
 ROUNDS = 3  # of putting regions back
+TABLE = "table in 8 bits"
 OUT = "float32, stored in 8 bits"  # what a layer that costs too much accuracy becomes where size binds
 
 
@@ -90,6 +91,7 @@ def _distinct(sites: Mapping[str, Site]) -> list[Site]:
 def _options(site: Site, search: _Search, calibrated: bool) -> list[Option]:
     """Float32 first. A layer whose kernel has no cost cannot have that kernel."""
     ms = search.costs.ms.get(site.node, {})
+    sharing = sum(other.weight == site.weight for other in search.sites.values())  # what they share is written once
     found = []
     for scheme in SCHEMES:
         time = 0.0 if site.kind == "table" else ms.get(scheme.kernel)
@@ -99,7 +101,7 @@ def _options(site: Site, search: _Search, calibrated: bool) -> list[Option]:
             time = 0.0
         if time is not None and fits(scheme, site, calibrated=calibrated):
             loss = search.losses.get(scheme.name, {}).get(site.node, _expected_loss(scheme, search.costs))
-            found.append(Option(scheme.name, time, scheme.bytes_of(site), loss))
+            found.append(Option(scheme.name, time, scheme.bytes_of(site) // sharing, loss))
     return found
 
 
@@ -152,7 +154,7 @@ def _assigned(search: _Search, room: float, fixed: Mapping[str, str]) -> tuple[d
     when it is written: where it is too much, there is that much less room."""
     chosen: dict[str, Option] = {}
     while True:
-        before, chosen = chosen, assign(search.layers, room, fixed)
+        before, chosen = chosen, assign_shared(search.layers, {name: site.weight for name, site in search.sites.items()}, room, fixed)
         result = _run(search, chosen)
         over = result[1].model.size_bytes - search.max_bytes
         if over <= 0 or chosen == before:
@@ -161,7 +163,9 @@ def _assigned(search: _Search, room: float, fixed: Mapping[str, str]) -> tuple[d
 
 
 def _stored(search: _Search, name: str, now: Option) -> str:
-    """Float32 kernels for a layer, stored as small as it was."""
+    """Float32 kernels for a layer, stored as small as it was; a table is looked up either way, and stays as it is."""
+    if search.sites[name].kind == "table":
+        return now.scheme
     bits = BY_NAME[now.scheme].bits
     names = [
         option.scheme
@@ -175,7 +179,10 @@ def _regions(search: _Search, chosen: Mapping[str, Option], result: Result) -> R
     if all(BY_NAME[option.scheme].kernel == "float32" for option in chosen.values()):
         return RegionCosts(0.0, 0.0, ())
     try:
-        return region_costs(search.artifact, result[1], search.setting, MARGIN)
+        computed = [
+            name for name, option in chosen.items() if BY_NAME[option.scheme].kernel != "float32" and search.sites[name].kind != "table"
+        ]
+        return region_costs(search.artifact, result[1], search.setting, MARGIN, computed)
     except EdgepipeError as error:  # what cannot be cut out is judged as a whole by the validator
         search.costs.reason = search.costs.reason or error.what
         return RegionCosts(0.0, 0.0, ())
@@ -268,8 +275,11 @@ def _ranked(search: _Search, chosen: Mapping[str, Option]) -> list[str]:
 
 
 def _safer(search: _Search, name: str, now: Option, room: float) -> str:
-    """What a layer becomes when it is left out: float32 kernels on 8-bit weights, or float32 where it is that already."""
+    """What a layer becomes when it is left out: float32 kernels on 8-bit weights, or float32 where it is that already; of a
+    table 8 bits are as good as all."""
     names = [option.scheme for option in search.layers[name]]
+    if search.sites[name].kind == "table":
+        return TABLE if TABLE in names else now.scheme
     return OUT if OUT in names and now.scheme != OUT else FLOAT32.name
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.artifact import safe_relative
 from edgepipe.errors import ModelError
+from edgepipe.onnx_file import load_structure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,8 +86,9 @@ def _not_finite(tensor: str, path: Path) -> ModelError:
     )
 
 
-def load_onnx(path: Path, *, data: bool = False) -> Any:
-    """An ONNX model, weights in external files only with `data`.
+def load_onnx(path: Path, *, data: bool = False, structure: bool = False) -> Any:
+    """An ONNX model, weights in external files only with `data`. With `structure`, large weights inside the file stay there
+    too: such a tensor is external, in the ONNX file itself.
 
     Raises `ModelError` for a corrupt file, a future opset, or external data outside the model's folder.
     """
@@ -94,7 +96,7 @@ def load_onnx(path: Path, *, data: bool = False) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = load_structure(path) if structure else onnx.load(str(path), load_external_data=False)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError):
         raise ModelError("not a readable ONNX file (empty, truncated or corrupt)", where=str(path), fix=_MEND) from None
     if not model.graph.node:
@@ -203,8 +205,8 @@ def onnx_component(folder: Path, name: str = "model.onnx") -> Any:
     """The component that the ONNX file of that name in `folder` and its external data make."""
     from edgepipe.artifact import Component, FileRef
 
-    model = load_onnx(folder / name)
-    files = [FileRef.of(folder, name), *(FileRef.of(folder, external) for external in external_files(model))]
+    model = load_onnx(folder / name, structure=True)
+    files = [FileRef.of(folder, name), *(FileRef.of(folder, external) for external in external_files(model) if external != name)]
     return Component("onnx", tuple(files), onnx_signature(model), onnx_parameters(model))
 
 

@@ -178,6 +178,23 @@ def test_without_calibration_data_nothing_gets_static_scales(plain: Artifact, wo
     assert found.artifact.model.size_bytes <= 0.3 * plain.model.size_bytes
 
 
+def test_weights_that_layers_share_are_counted_once(tmp_path: Path, worker: WorkerProcess, store: Store) -> None:
+    nodes = [helper.make_node("MatMul", [f"h{i}", "w"], [f"h{i + 1}"], name=f"n{i}") for i in range(6)]
+    weights = {"w": (np.random.default_rng(0).standard_normal((256, 256)) / 16).astype(np.float32)}
+    onnx.save_model(
+        make_model(nodes, [inputs_of("h0", ("batch", 256))], [inputs_of("h6", ("batch", 256))], weights), tmp_path / "model.onnx"
+    )
+    np.savez(tmp_path / "calibration.npz", h0=np.random.default_rng(1).standard_normal((8, 1, 256)).astype(np.float32))
+    data = Data(calibration=str(tmp_path / "calibration.npz"))
+    start = store.put(artifact_of(tmp_path / "model.onnx", "fidelity", data=data))
+    setting = Setting(store, worker, Silent(), host_profile(), data, Splits(data, ("text", "label")), 1, ())
+
+    found = tune(start, setting, Budget(), 0.3 * start.model.size_bytes, None)
+
+    assert found.artifact.model.size_bytes <= 0.3 * start.model.size_bytes
+    assert not any(scheme.endswith("stored in 4 bits") for scheme in schemes(found).values())
+
+
 # --- accuracy
 
 

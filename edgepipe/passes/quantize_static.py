@@ -67,7 +67,7 @@ def quantize_static(artifact: Artifact, options: QuantizeStatic, ctx: Context) -
     from edgepipe.quantization.equalization import equalize
     from edgepipe.quantization.session import Rewrite
     from edgepipe.quantization.smooth import smooth
-    from edgepipe.quantization.statistics import activation_scales, corrected, statistics
+    from edgepipe.quantization.statistics import activation_scales, corrected, moments_of, statistics
     from edgepipe.quantization.weights8 import Rounding
 
     rewrite = Rewrite(artifact, ctx, "quantize-static")
@@ -91,7 +91,7 @@ def quantize_static(artifact: Artifact, options: QuantizeStatic, ctx: Context) -
         rewrite.reduced(options, sites, scales),
         options.stored_bits,
         options.group_size,
-        lambda site: found[site.data].hessian if site.data in found else None,
+        moments_of(found, sites),
     )
     if options.correct_bias:
         sites = corrected(rewrite, sites, rounding, found)

@@ -72,7 +72,7 @@ def quantize_weights(artifact: Artifact, options: QuantizeWeights, ctx: Context)
     from edgepipe.quantization.awq import scale_by_activations
     from edgepipe.quantization.rounding import Grid
     from edgepipe.quantization.session import Rewrite
-    from edgepipe.quantization.statistics import statistics
+    from edgepipe.quantization.statistics import moments_of, statistics
     from edgepipe.quantization.weight_only import SMALLEST_BLOCK
 
     rewrite = Rewrite(artifact, ctx, "quantize-weights")
@@ -91,13 +91,13 @@ def quantize_weights(artifact: Artifact, options: QuantizeWeights, ctx: Context)
     if options.kernel == "float32" or any(site.kind == "table" for site in sites.values()):
         rewrite.graph.require("", 11)
     sites = rewrite.again(sites)
+    moments = moments_of(found, sites)
     for number, (node, site) in enumerate(rewrite.nodes(sites)):
         ctx.progress("quantizing", number, len(sites))
-        hessian = found[site.data].hessian if site.data in found else None
         if site.kind == "table" and site.shape[1] < SMALLEST_BLOCK:
             rewrite.left[site.node] = f"rows of fewer than {SMALLEST_BLOCK} values have no kernel"
             continue
-        _quantize(rewrite.graph, node, site, grid, options, hessian)
+        _quantize(rewrite.graph, node, site, grid, options, moments(site))
     return rewrite.finished()
 
 

@@ -50,11 +50,20 @@ def name_nodes(model: Any) -> dict[str, Any]:
 
 
 def open_changed(
-    model: Any, folder: Path, *, threads: int, disabled_optimizers: Sequence[str] = (), basic: bool = False, arena: bool = True
+    model: Any,
+    folder: Path,
+    *,
+    threads: int,
+    disabled_optimizers: Sequence[str] = (),
+    basic: bool = False,
+    plain: bool = False,
+    arena: bool = True,
+    prepacked: bool = False,
 ) -> Any:
     """A session of `editable`'s result, whose external weights lie in `folder`; the model given is emptied.
 
-    `basic` leaves out fusions that would keep a value inside one kernel; without `arena` memory is given back after each run.
+    `basic` leaves out fusions that would keep a value inside one kernel, `plain` all rewriting; without `arena` memory is
+    given back after each run; `prepacked` has kernels lay weights out as they like them, which copies them.
     """
     import onnxruntime
 
@@ -66,8 +75,10 @@ def open_changed(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     # Unpacked, external weights are mapped and take no memory of the process: 0.04 instead of 1.1 GB for a model of 1.07 GB.
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    if basic:
+    options.add_session_config_entry("session.disable_prepacking", str(int(not prepacked)))
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    elif basic:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     text = model.SerializeToString()
     model.Clear()  # or weights inside the graph would be held once more while the runtime reads them

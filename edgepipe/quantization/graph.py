@@ -10,6 +10,7 @@ import hashlib
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from edgepipe.onnx_file import copy_part, write_with_values
 from edgepipe.quantization.names import name_node, tell_constants_apart
 from edgepipe.weights import load_onnx
 
@@ -23,7 +24,6 @@ MICROSOFT = "com.microsoft"
 DATA = "model.onnx.data"
 INLINE_BYTES = 256_000_000  # models under this are written as one file
 STREAMED_BYTES = 1024  # smaller constants stay in the graph
-COPY_BYTES = 16_000_000
 PAGE_BYTES = 4096
 
 
@@ -32,7 +32,7 @@ class Graph:
 
     def __init__(self, path: Path, workdir: Path) -> None:
         """`workdir` takes large new constants; it must be on the disk that `write` writes to."""
-        self.model = load_onnx(path)
+        self.model = load_onnx(path, structure=True)
         self.folder = path.parent
         self._fresh_path = workdir / "fresh.bin"
         self._added: dict[tuple[str, str], str] = {}  # (name that was asked for, digest) → name
@@ -51,6 +51,7 @@ class Graph:
         self.consumers: dict[str, list[Any]] = defaultdict(list)
         self.constants: dict[str, Any] = {}
         self.names: set[str] = set()
+        self._numbers: dict[str, int] = defaultdict(int)
         self._node_names: set[str] = set()
         self._walk(self.model.graph)
 
@@ -131,9 +132,11 @@ class Graph:
 
     def fresh(self, base: str) -> str:
         """A name that nothing has, `base` where it is free."""
-        name, number = base, 1
+        name, number = base, self._numbers[base]
         while name in self.names:
-            name, number = f"{base}_{number}", number + 1
+            number += 1
+            name = f"{base}_{number}"
+        self._numbers[base] = number
         self.names.add(name)
         return name
 
@@ -240,8 +243,9 @@ class Graph:
             ) from None
         self.index()
 
-    def write(self, folder: Path) -> None:
-        """Write `model.onnx`, large models with their weights in `model.onnx.data`. Constants that nothing reads are left out."""
+    def write(self, folder: Path, *, inline_bytes: int | None = None) -> None:
+        """Write `model.onnx`, models of `inline_bytes` and more with their weights in `model.onnx.data`. Constants that nothing
+        reads are left out."""
         from edgepipe.store import disk_errors
 
         unread = [node for node in self.nodes if node.op_type == "Constant" and not self.consumers.get(node.output[0])]
@@ -256,27 +260,34 @@ class Graph:
                 copies = [type(tensor).FromString(tensor.SerializeToString()) for tensor in kept]
                 del graph.initializer[:]
                 graph.initializer.extend(copies)
-        tensors = [tensor for graph in self._scopes for tensor in graph.initializer] + self._constant_nodes()
-        outside = [tensor for tensor in tensors if tensor.data_location == 1]
-        total = sum(self._place(tensor)[2] for tensor in outside) + self.model.ByteSize()
+        main = [tensor for tensor in self.model.graph.initializer if tensor.data_location == 1]
+        inner = [tensor for graph in self._scopes[1:] for tensor in graph.initializer]
+        inner += [a.t for node in self.nodes if node.op_type == "Constant" for a in node.attribute if a.HasField("t")]
+        inner = [tensor for tensor in inner if tensor.data_location == 1]
+        total = sum(self._place(tensor)[2] for tensor in main + inner) + self.model.ByteSize()
+        del self.model.graph.value_info[:]  # of the graph as it was; the runtime infers its own
         with disk_errors(folder):
-            if total <= INLINE_BYTES:
-                self._inline(outside)
+            if total <= (INLINE_BYTES if inline_bytes is None else inline_bytes):
+                self._write_one_file(main, inner, folder / "model.onnx")
             else:
-                self._gather(outside, folder / DATA)
-            (folder / "model.onnx").write_bytes(self.model.SerializeToString(deterministic=True))
+                self._gather(main + inner, folder / DATA)
+                (folder / "model.onnx").write_bytes(self.model.SerializeToString(deterministic=True))
 
-    def _constant_nodes(self) -> list[Any]:
-        return [a.t for node in self.nodes if node.op_type == "Constant" for a in node.attribute if a.HasField("t")]
-
-    def _inline(self, tensors: Iterable[Any]) -> None:
-        for tensor in tensors:
+    def _write_one_file(self, main: Iterable[Any], inner: Iterable[Any], target: Path) -> None:
+        """Values of the main graph's constants are copied from file to file, those of bodies and Constant nodes are read."""
+        for tensor in inner:
             path, offset, length = self._place(tensor)
             with path.open("rb") as handle:
                 handle.seek(offset)
                 tensor.raw_data = handle.read(length)
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
+        values = [(tensor, *self._place(tensor)) for tensor in main]
+        written = type(self.model).FromString(self.model.SerializeToString())
+        del written.graph.initializer[:]
+        written.graph.initializer.extend(tensor for tensor in self.model.graph.initializer if tensor.data_location != 1)
+        with target.open("wb") as out:
+            write_with_values(written, values, out)
 
     def _gather(self, tensors: Iterable[Any], target: Path) -> None:
         """All large constants into one file, each at the start of a page, so that the runtime can map them."""
@@ -285,10 +296,7 @@ class Graph:
                 path, offset, length = self._place(tensor)
                 out.write(bytes(-out.tell() % PAGE_BYTES))
                 start = out.tell()
-                with path.open("rb") as source:
-                    source.seek(offset)
-                    for place in range(0, length, COPY_BYTES):
-                        out.write(source.read(min(COPY_BYTES, length - place)))
+                copy_part(path, offset, length, out)
                 tensor.ClearField("external_data")
                 for key, value in (("location", DATA), ("offset", start), ("length", length)):
                     tensor.external_data.add(key=key, value=str(value))

@@ -140,7 +140,7 @@ class _Work:
             before += self._weights(node, site, new)
         output = node.output[0]
         reader = graph.consumers[output][0] if len(graph.consumers[output]) == 1 else None
-        inner = graph.fresh(f"{output}_float")
+        inner = graph.fresh("f")
         new.output[0] = inner
         if reader is not None and reader.op_type in CLIPPING and reader.name in self.members and node.op_type not in (*MOVING, *CLIPPING):
             self.float_names[output] = inner
@@ -160,19 +160,17 @@ class _Work:
 
         scope = self.graph.scope(node)
         codes, _ = self.activations.codes(output, scope)
-        made = [make_node("QuantizeLinear", [inner, *self.activations.constants(output)], [codes], name=f"{output}_QuantizeLinear")]
+        made = [make_node("QuantizeLinear", [inner, *self.activations.constants(output)], [codes])]
         if any(reader is None or reader.name not in self.members for reader in self.graph.consumers[output]):
-            made.append(
-                make_node("DequantizeLinear", [codes, *self.activations.constants(output)], [output], name=f"{output}_DequantizeLinear")
-            )
+            made.append(make_node("DequantizeLinear", [codes, *self.activations.constants(output)], [output]))
         return made
 
     def _dequantized(self, codes: str, value: str, before: list[Any]) -> str:
         """A pair's second half of the reader's own: the runtime fuses none that is shared."""
         from onnx.helper import make_node
 
-        name = self.graph.fresh(f"{value}_dequantized")
-        before.append(make_node("DequantizeLinear", [codes, *self.activations.constants(value)], [name], name=f"{name}_DequantizeLinear"))
+        name = self.graph.fresh("dq")
+        before.append(make_node("DequantizeLinear", [codes, *self.activations.constants(value)], [name]))
         return name
 
     def _constant(self, name: str, before: list[Any]) -> str:
@@ -183,9 +181,9 @@ class _Work:
         found = scale_of(float(values.min(initial=0)), float(values.max(initial=0)))
         codes = np.clip(np.rint(values / found.scale) + found.zero_point, 0, 255).astype(np.uint8)
         parts = [codes, np.array(found.scale, np.float32), np.array(found.zero_point, np.uint8)]
-        result = self.graph.fresh(f"{name}_dequantized")
+        result = self.graph.fresh("dq")
         names = [self.graph.constant(f"{name}_{part}", value) for part, value in zip(("codes", "scale", "zero"), parts, strict=True)]
-        before.append(make_node("DequantizeLinear", names, [result], name=f"{result}_DequantizeLinear"))
+        before.append(make_node("DequantizeLinear", names, [result]))
         return result
 
     def _weights(self, node: Any, site: Site, new: Any) -> list[Any]:
@@ -194,12 +192,12 @@ class _Work:
 
         weight = weight8(self.graph, node, site, replace(self.rounding, symmetric=True))
         scales = np.broadcast_to(weight.scale_values, site.n).astype(np.float64)
-        new.input[1] = self.graph.fresh(f"{site.weight}_dequantized")
+        new.input[1] = self.graph.fresh("dq")
         per_channel = {"axis": 0} if self.rounding.per_channel else {}
         inputs = [weight.codes, weight.scales, weight.zero_points]
         made = [
             *weight.nodes,
-            make_node("DequantizeLinear", inputs, [new.input[1]], name=f"{new.input[1]}_DequantizeLinear", **per_channel),
+            make_node("DequantizeLinear", inputs, [new.input[1]], **per_channel),
         ]
         if len(node.input) > 2 and node.input[2]:
             sums = scales * self.scales[site.data].scale
@@ -209,11 +207,10 @@ class _Work:
                 for part, value in (
                     ("codes", codes.astype(np.int32)),
                     ("scale", sums.astype(np.float32)),
-                    ("zero", np.zeros(site.n, np.int32)),
                 )
             ]
-            new.input[2] = self.graph.fresh(f"{node.input[2]}_dequantized")
-            made.append(make_node("DequantizeLinear", names, [new.input[2]], name=f"{new.input[2]}_DequantizeLinear", axis=0))
+            new.input[2] = self.graph.fresh("dq")
+            made.append(make_node("DequantizeLinear", names, [new.input[2]], axis=0))
         return made
 
     def _gate(self, node: Any) -> None:
@@ -230,9 +227,7 @@ class _Work:
             self.graph.constant(f"{output}_gate_scale", np.array(1 / (255 * alpha), np.float32)),
             self.graph.constant(f"{output}_gate_zero", np.array(round(255 * beta), np.uint8)),
         ]
-        new = [*made, *before, make_node("QuantizeLinear", [plain, *shifted], [gate], name=f"{output}_QuantizeLinear")]
+        new = [*made, *before, make_node("QuantizeLinear", [plain, *shifted], [gate])]
         if any(reader is None or reader.name not in self.members for reader in self.graph.consumers[output]):
-            new.append(
-                make_node("DequantizeLinear", [gate, *self.activations.constants(output)], [output], name=f"{output}_DequantizeLinear")
-            )
+            new.append(make_node("DequantizeLinear", [gate, *self.activations.constants(output)], [output]))
         self.graph.replace(node, *new)

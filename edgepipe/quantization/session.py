@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.data import PROBE_SPLITS
 from edgepipe.errors import PassError
+from edgepipe.onnx_file import WHOLE_BYTES
 from edgepipe.quantization.graph import Graph
 from edgepipe.quantization.selection import select
 from edgepipe.quantization.sites import QUANTIZED, Site, chosen, find_sites
@@ -71,7 +72,7 @@ class Rewrite:
         self._snapshots += 1
         folder = self.ctx.workdir / f"snapshot-{self._snapshots}"
         folder.mkdir()
-        self.graph.write(folder)
+        self.graph.write(folder, inline_bytes=WHOLE_BYTES)  # larger weights are mapped by the sessions that look at it
         self._path = folder / "model.onnx"
         self.graph = Graph(self._path, folder)
         return self._path

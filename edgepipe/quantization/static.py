@@ -56,8 +56,8 @@ class StaticActivations:
         if value not in self._constants:
             found = self.scales[value]
             self._constants[value] = (
-                self.graph.constant(f"{value}_scale", np.array(found.scale, np.float32)),
-                self.graph.constant(f"{value}_zero_point", np.array(found.zero_point, np.uint8)),
+                self.graph.constant(f"{value}_s", np.array(found.scale, np.float32)),
+                self.graph.constant(f"{value}_z", np.array(found.zero_point, np.uint8)),
             )
         return self._constants[value]
 
@@ -70,8 +70,8 @@ class StaticActivations:
 
         if name := self.known(value, scope):
             return name, []
-        name = self._codes[scope, value] = self.graph.fresh(f"{value}_quantized")
-        return name, [make_node("QuantizeLinear", [value, *self.constants(value)], [name], name=f"{value}_QuantizeLinear")]
+        name = self._codes[scope, value] = self.graph.fresh(f"{value}_q")
+        return name, [make_node("QuantizeLinear", [value, *self.constants(value)], [name], name=f"{value}_Q")]
 
 
 def to_static(graph: Graph, node: Any, site: Site, rounding: Rounding, activations: StaticActivations) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgepipe.errors import DataError
 from edgepipe.quantization.bias_correction import correct_biases
 from edgepipe.quantization.calibration import observe
@@ -16,8 +18,6 @@ from edgepipe.quantization.static import Scale, scale_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    import numpy as np
 
     from edgepipe.quantization.observers import Observer
     from edgepipe.quantization.session import Rewrite
@@ -32,7 +32,7 @@ class _Runs:
     def __init__(self, rewrite: Rewrite, options: Any) -> None:
         samples = rewrite.ctx.data("calibration")
         score = _embeddings(rewrite, samples) if options.selection == "importance" and len(samples) > options.samples else None
-        method = "random" if score is None and options.selection == "importance" else options.selection  # that is all of them
+        method: Any = "random" if score is None and options.selection == "importance" else options.selection  # that is all of them
         chosen = select(samples, options.samples, method, options.seed, score=score)
         self._rewrite, self._samples = rewrite, [samples[index] for index in chosen]
 
@@ -45,8 +45,6 @@ class _Runs:
 
 def _embeddings(rewrite: Rewrite, samples: Sequence[Sample]) -> np.ndarray:
     """What the model makes of each sample, [n, d]: its first output, the mean over positions of which there are several."""
-    import numpy as np
-
     model, found = rewrite.ctx.run(rewrite.artifact), []
     for number, sample in enumerate(samples):
         rewrite.ctx.progress("looking at what samples give", number, len(samples))
@@ -93,8 +91,21 @@ def hessians(rewrite: Rewrite, sites: Mapping[str, Site], options: Any) -> Calla
             where=f"pass {rewrite.name}",
             fix="give --calibration FILE, or round by nearest or mse",
         )
-    found = statistics(rewrite, sites, options, moments=True, ranges=False)
-    return lambda site: found[site.data].hessian if site.data in found else None
+    return moments_of(statistics(rewrite, sites, options, moments=True, ranges=False), sites)
+
+
+def moments_of(found: Mapping[str, Observer], sites: Mapping[str, Site]) -> Callable[[Site], np.ndarray | None]:
+    """2 XᵀX / rows of what a site reads. Layers that share a weight have one between them, so that it is rounded once."""
+    readers: dict[str, list[str]] = {}
+    for site in sites.values():
+        readers.setdefault(site.weight, []).append(site.data)
+
+    def hessian(site: Site) -> np.ndarray | None:
+        seen = [found[data].hessian for data in readers.get(site.weight, [site.data]) if data in found]
+        known = [each for each in seen if each is not None]
+        return sum(known[1:], known[0]) / np.float32(len(known)) if len(known) > 1 else known[0] if known else None
+
+    return hessian
 
 
 def activation_scales(found: Mapping[str, Observer], options: Any) -> tuple[dict[str, Scale], dict[str, str]]:

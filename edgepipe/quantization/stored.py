@@ -63,17 +63,17 @@ def expanded(
     codes[:k] += middle
     codes = codes.T if transposed else codes
     if bits == 8:
-        value = make.constant(codes.astype(found.codes.dtype).reshape(laid))
+        value = make.codes(codes.astype(found.codes.dtype).reshape(laid))
     else:
         value = make.reshape(_unpacked(make, codes.ravel(), bits), *laid)
     kind = FLOAT if factors is None else INT32
     dtype = np.float32 if factors is None else np.int32
     value = make.node("Cast", value, to=kind)
     if found.zero_points is not None:
-        value = make.node("Sub", value, make.constant(by_channel(found.zero_points).astype(dtype)))
+        value = make.node("Sub", value, make.widened(by_channel(found.zero_points), kind))
     elif middle:
         value = make.node("Sub", value, make.constant(np.array(middle, dtype)))
-    value = make.node("Mul", value, make.constant(by_channel(found.scales if factors is None else factors).astype(dtype)))
+    value = make.node("Mul", value, make.constant(by_channel(found.scales)) if factors is None else make.widened(by_channel(factors), kind))
     if groups * size != k:  # the last group is not full
         axis = 1 if transposed else 0
         laid = (n, groups * size) if transposed else (groups * size, n)
@@ -94,32 +94,42 @@ def stored_bytes(parameters: int, bits: int, group_size: int, n: int) -> int:
 
 
 def _unpacked(make: _Nodes, codes: np.ndarray, bits: int) -> str:
-    packed = pack(codes, bits)
-    value = make.constant(packed)
-    limit = make.constant(np.array(1 << bits, np.uint8))
-    parts = []
-    for number in range(8 // bits):
-        part = make.node("BitShift", value, make.constant(np.array(bits * number, np.uint8)), direction="RIGHT") if number else value
-        parts.append(make.node("Mod", part, limit))
-    return make.part(make.node("Concat", *parts, axis=0), len(codes), len(packed) * len(parts))
+    """[shares, bytes] or, where the last byte is not full, flat: shifted and masked, all shares at once."""
+    packed, shares = pack(codes, bits), 8 // bits
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+    value = make.node("BitShift", make.codes(packed), make.constant(shifts), direction="RIGHT")
+    value = make.node("Mod", value, make.constant(np.array(1 << bits, np.uint8)))
+    if len(codes) == shares * len(packed):
+        return value
+    return make.part(make.reshape(value, -1), len(codes), shares * len(packed))
 
 
 class _Nodes:
-    """The nodes that make one constant out of smaller ones, each named below `base`."""
+    """The nodes that make one constant out of smaller ones. The codes are named after the weight; everything else has a short
+    name, since in small models names are what does not shrink."""
 
     def __init__(self, graph: Graph, base: str) -> None:
         self.graph, self.base = graph, base
+        self.short = graph.fresh("w")
         self.nodes: list[Any] = []
 
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
         from onnx.helper import make_node
 
-        name = self.graph.fresh(f"{self.base}/{operator}")
+        name = self.graph.fresh(f"{self.short}.{len(self.nodes)}")
         self.nodes.append(make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
 
-    def constant(self, values: np.ndarray) -> str:
+    def codes(self, values: np.ndarray) -> str:
         return self.graph.constant(f"{self.base}/stored", values)
+
+    def constant(self, values: np.ndarray) -> str:
+        """What other weights need too, shapes above all, is there once."""
+        return self.graph.constant("stored", values)
+
+    def widened(self, values: np.ndarray, kind: int) -> str:
+        """8-bit values, stored so, as another type."""
+        return self.node("Cast", self.constant(values), to=kind)
 
     def reshape(self, value: str, *shape: int) -> str:
         return self.node("Reshape", value, self.constant(np.array(shape, np.int64)))

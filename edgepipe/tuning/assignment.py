@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 TIE = 0.05  # of a layer's time: what timing is uncertain by
+STORED_LOSS = 1e-3  # 1 − cosine: what a layer may lose for being stored small where that gains no time
+OVERHEAD = 1000  # bytes that the nodes which expand a weight take
 NEAR = 0.15  # kernels this close are chosen between by what they lose
 
 
@@ -30,9 +32,14 @@ class Option:
 def best_of(options: Sequence[Option]) -> Option:
     """Of one layer: the first (float32) unless others are faster by more than timing is uncertain by; of the fastest and
     those near it the one that loses least, so that neighbours do not differ for a hair's breadth of time."""
-    faster = [option for option in options if option.ms <= options[0].ms * (1 - TIE)]
-    if not faster:
-        return options[0]
+    faster = [option for option in options if option.ms < options[0].ms * (1 - TIE)]
+    if not faster:  # the same kernel on fewer bytes costs nothing
+        alike = [
+            option
+            for option in options
+            if option.ms <= options[0].ms and option.loss <= STORED_LOSS and option.bytes < options[0].bytes - OVERHEAD
+        ]
+        return min(alike, key=lambda option: option.bytes, default=options[0])
     least = min(option.ms for option in faster)
     near = [option for option in faster if option.ms <= least * (1 + NEAR)]
     return min(near, key=lambda option: (option.loss, option.ms, -option.bytes))
@@ -63,6 +70,36 @@ def assign(layers: Mapping[str, Sequence[Option]], max_bytes: float, fixed: Mapp
     return _with_room(layers, chosen, max_bytes - size, fixed)
 
 
+def assign_shared(
+    layers: Mapping[str, Sequence[Option]], weights: Mapping[str, str], max_bytes: float, fixed: Mapping[str, str] | None = None
+) -> dict[str, Option]:
+    """`assign` with one scheme for all layers that have the same of `weights`, which the file holds once for each scheme.
+    Of several that are fixed for one weight, the scheme that loses least holds."""
+    groups: dict[str, list[str]] = {}
+    for name in layers:
+        groups.setdefault(weights[name], []).append(name)
+    joint = {name: _joined([layers[other] for other in groups[weights[name]]]) for name in layers if groups[weights[name]][0] == name}
+    held: dict[str, str] = {}
+    for first, options in joint.items():
+        wanted = {(fixed or {}).get(name) for name in groups[weights[first]]}
+        found = [option for option in options if option.scheme in wanted]
+        if found:
+            held[first] = min(found, key=lambda option: (option.loss, option.ms)).scheme
+    chosen = assign(joint, max_bytes, held)
+    schemes = {weights[first]: option.scheme for first, option in chosen.items()}
+    return {name: next(o for o in options if o.scheme == schemes[weights[name]]) for name, options in layers.items()}
+
+
+def _joined(members: Sequence[Sequence[Option]]) -> list[Option]:
+    """Options that all have, as one layer's."""
+    by_scheme = [{option.scheme: option for option in options} for options in members]
+    return [
+        Option(scheme, sum(one[scheme].ms for one in by_scheme), sum(one[scheme].bytes for one in by_scheme), sum(one[scheme].loss for one in by_scheme))
+        for scheme in by_scheme[0]
+        if all(scheme in one for one in by_scheme)
+    ]  # fmt: skip
+
+
 def _with_room(
     layers: Mapping[str, Sequence[Option]], chosen: dict[str, Option], room: float, fixed: Mapping[str, str]
 ) -> dict[str, Option]:
@@ -74,9 +111,7 @@ def _with_room(
             for name, options in layers.items()
             if name not in fixed
             for option in options
-            if option.loss < chosen[name].loss
-            and option.ms <= slowest[name]
-            and 0 <= option.bytes - chosen[name].bytes <= room
+            if option.loss < chosen[name].loss and option.ms <= slowest[name] and 0 <= option.bytes - chosen[name].bytes <= room
         ]
         if not moves:
             return chosen

@@ -24,7 +24,7 @@ SHOWN = 6  # layers
 def outliers(artifact: Artifact, sites: Mapping[str, Site], setting: Setting) -> dict[str, dict[str, Any]]:
     """Of the layers with the widest spread, by node name: as `quantization.outliers` gives them. Empty without data."""
     split = next((split for split in PROBE_SPLITS if setting.splits.has(split)), None)
-    reading = {site.data: site for site in reversed(sites.values()) if site.kind in ("product", "attention", "convolution")}
+    reading = {site.data: site for site in reversed(list(sites.values())) if site.kind in ("product", "attention", "convolution")}
     if split is None or not reading:
         return {}
     samples = setting.splits(split)

@@ -26,6 +26,7 @@ class Scheme:
     options: Mapping[str, Any] = field(default_factory=dict)
     group_size: int = 0  # 0: a scale for each channel, -1: one for all
     group_bytes: int = SCALE_BYTES
+    node_bytes: int = 0  # of the nodes and names that a layer adds to the graph, about: what small layers do not win back
 
     @property
     def prior_loss(self) -> float:
@@ -37,16 +38,18 @@ class Scheme:
         if not self.step:
             return 4 * site.parameters
         rows, width = (site.n, site.k) if site.kind == "table" else (site.k, site.n)  # groups lie along a table's rows
-        groups = -(-rows // self.group_size) * self.group_bytes if self.group_size > 0 else SCALE_BYTES
-        return -(-site.parameters * self.bits // 8) + (groups * width if self.group_size >= 0 else SCALE_BYTES)
+        if self.group_size < 0:
+            return self.node_bytes + -(-site.parameters * self.bits // 8) + SCALE_BYTES
+        groups, size = (-(-rows // self.group_size), self.group_size) if self.group_size else (1, rows)
+        return self.node_bytes + width * (-(-groups * size * self.bits // 8) + groups * self.group_bytes)  # the last group is filled up
 
 
 PRODUCTS = ("MatMul", "Gemm", "Attention")
 FLOAT32 = Scheme("float32", "float32", 32, (*PRODUCTS, "Conv", "ConvTranspose", "Gather", "LSTM"))
-INT8_STATIC = Scheme("int8-static", "int8-static", 8, (*PRODUCTS, "Conv"), "quantize-static")
-INT8_DYNAMIC = Scheme("int8-dynamic", "int8-dynamic", 8, (*PRODUCTS, "Conv", "LSTM"), "quantize-dynamic")
+INT8_STATIC = Scheme("int8-static", "int8-static", 8, (*PRODUCTS, "Conv"), "quantize-static", node_bytes=1500)
+INT8_DYNAMIC = Scheme("int8-dynamic", "int8-dynamic", 8, (*PRODUCTS, "Conv", "LSTM"), "quantize-dynamic", node_bytes=600)
 INT4 = Scheme(
-    "int4", "int4", 4, PRODUCTS, "quantize-weights", {"bits": 4, "group_size": GROUP, "kernel": "few-bits"}, group_size=GROUP
+    "int4", "int4", 4, PRODUCTS, "quantize-weights", {"bits": 4, "group_size": GROUP, "kernel": "few-bits"}, group_size=GROUP, node_bytes=120
 )  # fmt: skip
 SCHEMES: tuple[Scheme, ...] = (
     FLOAT32,
@@ -55,19 +58,19 @@ SCHEMES: tuple[Scheme, ...] = (
     INT4,
     Scheme(
         "int8-static, stored in 4 bits", "int8-static", 4, PRODUCTS, "quantize-static",
-        {"stored_bits": 4, "group_size": GROUP}, group_size=GROUP, group_bytes=FACTOR_BYTES,
+        {"stored_bits": 4, "group_size": GROUP}, group_size=GROUP, group_bytes=FACTOR_BYTES, node_bytes=1000,
     ),
     Scheme(
         "int8-dynamic, stored in 4 bits", "int8-dynamic", 4, PRODUCTS, "quantize-dynamic",
-        {"stored_bits": 4, "group_size": GROUP}, group_size=GROUP, group_bytes=FACTOR_BYTES,
+        {"stored_bits": 4, "group_size": GROUP}, group_size=GROUP, group_bytes=FACTOR_BYTES, node_bytes=1000,
     ),
     Scheme(
         "float32, stored in 8 bits", "float32", 8, (*PRODUCTS, "Conv", "ConvTranspose"), "quantize-weights",
-        {"bits": 8, "group_size": 0, "kernel": "float32"},
+        {"bits": 8, "group_size": 0, "kernel": "float32"}, node_bytes=120,
     ),
     Scheme(
         "float32, stored in 4 bits", "float32", 4, (*PRODUCTS, "Conv", "ConvTranspose"), "quantize-weights",
-        {"bits": 4, "group_size": GROUP, "kernel": "float32"}, group_size=GROUP,
+        {"bits": 4, "group_size": GROUP, "kernel": "float32"}, group_size=GROUP, node_bytes=500,
     ),
     Scheme("table in 8 bits", "table-8", 8, ("Gather",), "quantize-dynamic", {}, group_size=-1),
     Scheme(

@@ -12,13 +12,12 @@ from edgepipe.graph_costs import graph_costs
 from edgepipe.pipeline import check_recipe, run_recipe
 from edgepipe.probes import fixed_feeds, single_runs
 from edgepipe.quantization.cutting import FLOAT, QUANTIZED, cut_regions
-from edgepipe.quantization.put_back import best_subset
 from edgepipe.quantization.site_pairs import cut_sites, priced
-from edgepipe.tuning.schemes import KERNELS, fits
-from edgepipe.weights import all_nodes, load_onnx
+from edgepipe.tuning.chains import chain_costs
+from edgepipe.tuning.schemes import INT8_STATIC, KERNELS, fits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     import numpy as np
 
@@ -36,12 +35,11 @@ LARGEST_INPUT = 400_000  # values: larger samples (photographs) are passed over 
 
 @dataclass(slots=True)
 class SiteCosts:
-    """Milliseconds by layer and kernel; `together` are the layers that pay under a kernel, borders counted."""
+    """Milliseconds by layer and kernel."""
 
     source: str = ""
     reason: str = ""
     ms: dict[str, dict[str, float]] = field(default_factory=dict)
-    together: dict[str, frozenset[str]] = field(default_factory=dict)
     without: dict[str, str] = field(default_factory=dict)  # kernel → why it is out of the question
     divergence: dict[str, float] = field(default_factory=dict)  # kernel → 1 − cosine of the outputs with every layer under it
     layers: dict[str, int] = field(default_factory=dict)  # kernel → how many that were
@@ -97,12 +95,23 @@ def site_costs(artifact: Artifact, sites: Mapping[str, Site], setting: Setting, 
     found.source, found.reason = costs.source, costs.reason
     for kernel, cut in pairs.items():
         ms = {name: costs.ms[_own_name(kernel, name)] for name in cut.graphs}
-        choices, borders = priced(cut, ms)
-        found.together[kernel] = best_subset(choices, borders)
+        choices, _ = priced(cut, ms)
         for name, choice in choices.items():
-            chained = sites[name].kind == "convolution" and name in found.together[kernel]
             by_kernel = found.ms.setdefault(name, {"float32": choice.float_ms})
-            by_kernel[kernel] = choice.int8_ms if chained else ms[f"{name}/{QUANTIZED}"]
+            by_kernel[kernel] = ms[f"{name}/{QUANTIZED}"]
+    if INT8_STATIC.kernel in found.options and any(site.operator == "Conv" for site in sites.values()):
+        variant = replace(INT8_STATIC, options=found.options[INT8_STATIC.kernel])
+        chained = chain_costs(
+            artifact,
+            sites,
+            lambda names: quantized(variant, names, artifact, setting),
+            feeds,
+            lambda graphs: _costs(graphs, artifact, setting).ms,
+        )
+        for name, ms in chained.items():
+            found.ms[name] = {
+                key: value for key, value in found.ms.get(name, {}).items() if key not in ("float32", INT8_STATIC.kernel)
+            } | ms
     return found
 
 
@@ -152,18 +161,16 @@ def _own_name(kernel: str, name: str) -> str:
     return name if variant == FLOAT else f"{thing}/{kernel} {variant}"
 
 
-def region_costs(artifact: Artifact, other: Artifact, setting: Setting, margin: float) -> RegionCosts:
-    """Every region that differs, as float32 and as quantized; those that lose by more than `margin` are named. Lookups are
-    not: they are made small, and cost microseconds either way."""
+def region_costs(artifact: Artifact, other: Artifact, setting: Setting, margin: float, computed: Collection[str]) -> RegionCosts:
+    """Every region that differs, as float32 and as quantized; those that lose by more than `margin` are named, where a
+    layer in `computed` is among them: lookups cost microseconds, and weights that are expanded at load run the same kernel."""
     cuts = cut_regions(artifact.model.main_file, other.model.main_file, typical_feeds(artifact, setting))
     costs = _costs(cuts.graphs, artifact, setting)
-    lookups = {node.name for node in all_nodes(load_onnx(artifact.model.main_file).graph) if node.op_type == "Gather"}
     lost, before, after = [], 0.0, 0.0
     for name, region in cuts.regions.items():
         float_ms, quantized_ms = costs.ms[f"{name}/{FLOAT}"], costs.ms[f"{name}/{QUANTIZED}"]
         before, after = before + float_ms, after + quantized_ms
-        looked_up = all(name in lookups for name in region.sites)
-        if quantized_ms > float_ms * (1 + margin) and not looked_up:
+        if quantized_ms > float_ms * (1 + margin) and any(name in computed for name in region.sites):
             lost.append((tuple(region.sites), float_ms, quantized_ms))
     return RegionCosts(before, after, tuple(lost))
 

@@ -155,14 +155,14 @@ def test_operator_that_only_the_device_lacks_breaks_the_operators_axis(onnx_proj
 
 
 def test_quantized_model_has_nothing_left_to_do(onnx_project: Project) -> None:
-    onnx_project.passes(*HOST, "--quiet")
+    onnx_project.passes(*HOST, "--no-tune", "--quiet")
     (onnx_project.folder / "onnx" / "model.onnx").write_bytes((onnx_project.folder / "build" / "model" / "model.onnx").read_bytes())
 
     onnx_project.refuses(*HOST, "--out", "again", code=2, says=("nothing to do", "quantized already"))
 
 
 def test_quantizing_twice_is_refused(onnx_project: Project) -> None:
-    onnx_project.passes(*HOST, "--quiet")
+    onnx_project.passes(*HOST, "--no-tune", "--quiet")
     (onnx_project.folder / "onnx" / "model.onnx").write_bytes((onnx_project.folder / "build" / "model" / "model.onnx").read_bytes())
     (onnx_project.folder / "recipe.toml").write_text('[[step]]\npass = "quantize-dynamic"\n')
 

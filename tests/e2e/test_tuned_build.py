@@ -24,7 +24,12 @@ def test_recipe_in_the_bundle_gives_the_same_model(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setenv("EDGEPIPE_CACHE", str(tmp_path / "first"))
     tuned = edgepipe.compress(
-        tmp_path / "model", profile="host", task="fidelity", budget=BUDGET, out=tmp_path / "tuned", **files  # type: ignore[arg-type]
+        tmp_path / "model",
+        profile="host",
+        task="fidelity",
+        budget=BUDGET,
+        out=tmp_path / "tuned",
+        **files,  # type: ignore[arg-type]
     )
     recipe = load_recipe(tuned.bundle / "recipe.toml")
     monkeypatch.setenv("EDGEPIPE_CACHE", str(tmp_path / "second"))

@@ -115,7 +115,9 @@ def test_weights_that_are_nodes_are_gone_from_the_file(tmp_path: Path) -> None:
         helper.make_node("Constant", [], ["w"], value=onnx.numpy_helper.from_array(rows(128, 64), "w")),
         helper.make_node("MatMul", ["x", "w"], ["y"], name="product"),
     ]
-    artifact, _ = array_model(tmp_path / "node", make_model(nodes, [inputs_of("x", ("n", 128))], [inputs_of("y", (None, 64))], {}), {"x": rows(8, 128)})
+    artifact, _ = array_model(
+        tmp_path / "node", make_model(nodes, [inputs_of("x", ("n", 128))], [inputs_of("y", (None, 64))], {}), {"x": rows(8, 128)}
+    )
 
     after = run_pass("quantize-dynamic", artifact, tmp_path)
 
@@ -125,10 +127,15 @@ def test_weights_that_are_nodes_are_gone_from_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", [11, 12, 23])
 def test_any_opset(opset: int, tmp_path: Path) -> None:
     weights = {"table": rows(256, 32), "w": rows(32, 8)}
-    nodes = [helper.make_node("Gather", ["table", "ids"], ["words"], name="words"), helper.make_node("MatMul", ["words", "w"], ["y"], name="product")]
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["words"], name="words"),
+        helper.make_node("MatMul", ["words", "w"], ["y"], name="product"),
+    ]
     inputs = [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "tokens"])]
     ids = np.random.default_rng(0).integers(0, 256, (8, 5))
-    artifact, _ = array_model(tmp_path / "old", make_model(nodes, inputs, [inputs_of("y", (None, None, 8))], weights, opset=opset), {"ids": ids})
+    artifact, _ = array_model(
+        tmp_path / "old", make_model(nodes, inputs, [inputs_of("y", (None, None, 8))], weights, opset=opset), {"ids": ids}
+    )
 
     after = run_pass("quantize-dynamic", artifact, tmp_path)
 
@@ -162,3 +169,16 @@ def test_attention_with_a_past_stays_float32_and_is_told(tmp_path: Path) -> None
         assert share_off(artifact, after, feeds) < 0.3
         if name != "quantize-weights":
             assert list(after.program["left_in_float32"]) == ["attention"]
+
+
+@pytest.mark.parametrize("name", ["quantize-dynamic", "quantize-static", "quantize-weights"])
+def test_shared_weights_are_rounded_once_for_all_who_read_them(name: str, tmp_path: Path) -> None:
+    """GPTQ rounds by what a layer reads, which differs from layer to layer."""
+    nodes = [helper.make_node("MatMul", [f"h{i}", "w"], [f"h{i + 1}"], name=f"n{i}") for i in range(4)]
+    model = make_model(nodes, [inputs_of("h0", ("batch", 128))], [inputs_of("h4", (None, 128))], {"w": rows(128, 128) / 11})
+    artifact, data = array_model(tmp_path / "shared", model, {"h0": rows(40, 128)})
+
+    after = run_pass(name, artifact, tmp_path, data=data, method="gptq")
+
+    assert after.model.size_bytes < 0.25 * artifact.model.size_bytes + 10_000
+    assert share_off(artifact, after, {"h0": rows(2, 128, seed=1)}) < (0.5 if name == "quantize-weights" else 0.05)

@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgepipe.artifact import Artifact
-from edgepipe.config import Data
+from edgepipe.config import Data, Task
 from edgepipe.errors import EdgepipeError, PassError, UsageError
+from edgepipe.request import Request, planned
 from tests.onnx_models import make_model
 from tests.passes.arrays import array_model
 from tests.passes.running import operators, outputs, run_done, run_pass, text_feeds
@@ -91,16 +92,25 @@ def test_every_option_gives_a_model_that_is_near(options: dict[str, Any], encode
 def test_seven_bits_and_four_stored_bits_are_in_the_file(encoder: tuple[Artifact, Data], tmp_path: Path) -> None:
     artifact, data = encoder
     whole, seven, four = (
-        run_pass("quantize-static", artifact, tmp_path, data=data, **options) for options in ({}, {"reduce_range": True}, {"stored_bits": 4})
+        run_pass("quantize-static", artifact, tmp_path, data=data, **options)
+        for options in ({}, {"reduce_range": True}, {"stored_bits": 4})
     )
 
     def codes(one: Artifact) -> list[int]:
         tensors = onnx.load(one.model.main_file).graph.initializer
-        return [int(np.abs(onnx.numpy_helper.to_array(t).astype(int)).max()) for t in tensors if t.data_type == TensorProto.INT8 and len(t.dims) == 2]
+        return [
+            int(np.abs(onnx.numpy_helper.to_array(t).astype(int)).max())
+            for t in tensors
+            if t.data_type == TensorProto.INT8 and len(t.dims) == 2
+        ]
 
     assert max(codes(whole)) == 127
     assert max(codes(seven)) == 64
-    assert {32 * 64 // 2} == {len(t.raw_data) for t in onnx.load(four.model.main_file).graph.initializer if t.data_type == TensorProto.UINT8 and len(t.raw_data) > 100}
+    assert {32 * 64 // 2} == {
+        len(t.raw_data)
+        for t in onnx.load(four.model.main_file).graph.initializer
+        if t.data_type == TensorProto.UINT8 and len(t.raw_data) > 100
+    }
 
 
 def test_text_classifier_with_fused_attention(optimised: Artifact, reviews: Data, tmp_path: Path) -> None:
@@ -114,12 +124,10 @@ def test_text_classifier_with_fused_attention(optimised: Artifact, reviews: Data
 
 
 def test_no_calibration_data_is_an_error_before_anything_runs(encoder: tuple[Artifact, Data], tmp_path: Path) -> None:
-    from edgepipe.request import Request, planned
-
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('[[step]]\npass = "quantize-static"\n', encoding="utf-8")
     request = Request(
-        str(encoder[0].model.main_file), ("host",), task=__import__("edgepipe.config", fromlist=["Task"]).Task(name="fidelity"), recipe=str(recipe),
+        str(encoder[0].model.main_file), ("host",), task=Task(name="fidelity"), recipe=str(recipe),
         data=Data(test=encoder[1].calibration), out=tmp_path / "out",
     )  # fmt: skip
 
@@ -214,7 +222,12 @@ def test_layer_with_infinite_activations_stays_float32_and_is_told(convolution: 
         model = built.model(kept, built.add("Tanh", lost))
         shape: tuple[int, ...] = (3, 12, 12)
     else:
-        weights = {"w": np.abs(rows(32, 32)), "v": np.abs(rows(32, 32, seed=1)), "zero": np.array(0, np.float32), "one": np.array(1, np.float32)}
+        weights = {
+            "w": np.abs(rows(32, 32)),
+            "v": np.abs(rows(32, 32, seed=1)),
+            "zero": np.array(0, np.float32),
+            "one": np.array(1, np.float32),
+        }
         nodes = [
             helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
             helper.make_node("Div", ["one", "zero"], ["infinite"]),
@@ -278,9 +291,9 @@ def test_same_data_gives_the_same_bytes(net: tuple[Artifact, Data], tmp_path: Pa
 def test_other_data_gives_other_scales(tmp_path: Path) -> None:
     built = Net()
     model = built.model(*relu_chain(built))
-    made = [
-        run_pass("quantize-static", *array_model(tmp_path / str(size), model, {"x": size * rows(8, 3, 12, 12)})[:1], tmp_path, data=Data(calibration=str(tmp_path / str(size) / "samples.npz")))
-        for size in (1, 2)
-    ]  # fmt: skip
+    made = []
+    for size in (1, 2):
+        artifact, data = array_model(tmp_path / str(size), model, {"x": size * rows(8, 3, 12, 12)})
+        made.append(run_pass("quantize-static", artifact, tmp_path, data=data))
 
     assert made[0].digest != made[1].digest

@@ -56,9 +56,7 @@ def test_products_are_stored_in_few_bits(kernel: str, bits: int, symmetric: bool
 
 def test_both_kernels_compute_with_the_same_weights(encoder: tuple[Artifact, Data], tmp_path: Path) -> None:
     artifact, _ = encoder
-    few, plain = (
-        run_pass("quantize-weights", artifact, tmp_path, kernel=kernel, accuracy_level=0) for kernel in ("few-bits", "float32")
-    )
+    few, plain = (run_pass("quantize-weights", artifact, tmp_path, kernel=kernel, accuracy_level=0) for kernel in ("few-bits", "float32"))
 
     x = {"x": rows(3, 6, 32, seed=1)}
     assert np.allclose(outputs(few, x), outputs(plain, x), atol=1e-4)
@@ -116,7 +114,10 @@ def test_convolutions_are_stored_small_and_run_in_float32(bits: int, tmp_path: P
 
 def table_model(width: int, opset: int = 17) -> Any:
     weights = {"table": rows(300, width), "w": rows(width, 8)}
-    nodes = [helper.make_node("Gather", ["table", "ids"], ["words"], name="words"), helper.make_node("MatMul", ["words", "w"], ["y"], name="product")]
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["words"], name="words"),
+        helper.make_node("MatMul", ["words", "w"], ["y"], name="product"),
+    ]
     inputs = [helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "tokens"])]
     return make_model(nodes, inputs, [inputs_of("y", (None, None, 8))], weights, opset=opset)
 
@@ -145,7 +146,9 @@ def test_old_opset_is_enough_for_tables_and_stored_weights(tmp_path: Path) -> No
 
 
 def test_text_classifier_with_fused_attention_is_taken_apart(optimised: Artifact, tmp_path: Path) -> None:
-    few, plain = (run_pass("quantize-weights", optimised, tmp_path, bits=8, kernel=kernel, accuracy_level=0) for kernel in ("few-bits", "float32"))
+    few, plain = (
+        run_pass("quantize-weights", optimised, tmp_path, bits=8, kernel=kernel, accuracy_level=0) for kernel in ("few-bits", "float32")
+    )
 
     feeds = text_feeds(optimised, 3, 16, padded=True)
     assert {"MultiHeadAttention", "MatMulNBits", "GatherBlockQuantized"} <= set(operators(few))

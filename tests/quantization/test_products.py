@@ -172,6 +172,24 @@ def test_stored_weights_expand_exactly(shape: tuple[int, int], seed: int, kind: 
     assert -(-groups * size * shape[1] * bits // 8) in codes
 
 
+@pytest.mark.parametrize(("bits", "group", "most_bytes"), [(8, 0, 250), (8, 32, 500), (4, 32, 700)])
+@pytest.mark.parametrize("kind", ["MatMul", "Gemm, transposed"])
+def test_nodes_that_expand_a_weight_take_little_of_a_small_file(kind: str, bits: int, group: int, most_bytes: int) -> None:
+    model, _ = product(64, 32, 0, kind=kind)
+    weight, _ = matrix(model)
+    found = quantize("nearest", weight, Grid(bits, True, group))
+
+    def store(graph: Graph) -> None:
+        node, site = parts(graph)
+        name, nodes = expanded(graph, "w", found, bits, transposed=kind == "Gemm, transposed", shape=site.shape)
+        node.input[1] = name
+        graph.before(node, *nodes)
+
+    after = rewritten(model, store)
+
+    assert model.ByteSize() - 4 * weight.size + weight.size * bits // 8 + found.scales.nbytes + most_bytes > after.ByteSize()
+
+
 @given(st.sampled_from(SHAPES), st.integers(0, 10_000), st.booleans(), st.sampled_from([8, 32]), st.sampled_from(["nearest", "mse"]))
 @settings(max_examples=40)
 def test_eight_bits_stored_in_four_are_whole_multiples(shape: tuple[int, int], seed: int, reduced: bool, group: int, method: str) -> None:

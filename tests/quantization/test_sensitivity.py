@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgepipe.errors import DataError, PassError, UsageError
 from edgepipe.quantization.sensitivity import Divergence, Probe, sensitivities
-from tests.onnx_models import make_model, write_external
+from tests.onnx_models import HIDDEN, make_model, write_external
 
 FLOAT = TensorProto.FLOAT
 RNG = np.random.default_rng(0)
@@ -140,7 +140,9 @@ def test_weights_in_constant_nodes_and_in_files_are_weights_too(tmp_path: Path) 
     external = write_external(tmp_path / "external")
     feeds = [{"input_ids": np.arange(5)[None], "attention_mask": np.ones((1, 5), np.int64)}]
     assert (
-        sensitivities(external, [Probe("classify", "classifier.weight", lambda: np.zeros((16, 2), np.float32))], feeds)["classify"].cosine
+        sensitivities(external, [Probe("classify", "classifier.weight", lambda: np.zeros((HIDDEN, 2), np.float32))], feeds)[
+            "classify"
+        ].cosine
         > 0
     )
 

@@ -182,7 +182,11 @@ def test_grey_images_that_a_factor_makes_three_channels_of(tmp_path: Path) -> No
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["Mul", "Add", "Conv", "Relu", "branch"]), st.sampled_from(["scalar", "one", "channels", "batched"]), st.sampled_from([1, 3])),
+    st.tuples(
+        st.sampled_from(["Mul", "Add", "Conv", "Relu", "branch"]),
+        st.sampled_from(["scalar", "one", "channels", "batched"]),
+        st.sampled_from([1, 3]),
+    ),
     min_size=1,
     max_size=9,
 )

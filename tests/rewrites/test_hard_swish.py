@@ -18,7 +18,9 @@ NUMBERS = {"three": 3.0, "zero": 0.0, "six": 6.0, "sixth": 1 / 6, "two": 2.0}
 X = {"x": np.linspace(-8, 8, 64, dtype=np.float32).reshape(1, 64)}
 
 
-def swish(order: str, *, division: str = "Div", add: tuple[str, str] = ("x", "three"), clip: tuple[str, ...] = ("zero", "six"), opset: int = 17) -> Any:
+def swish(
+    order: str, *, division: str = "Div", add: tuple[str, str] = ("x", "three"), clip: tuple[str, ...] = ("zero", "six"), opset: int = 17
+) -> Any:
     by_six = ["six"] if division == "Div" else ["sixth"]
     attributes = {"min": 0.0, "max": 6.0} if opset < 11 else {}
     nodes = [
@@ -26,9 +28,15 @@ def swish(order: str, *, division: str = "Div", add: tuple[str, str] = ("x", "th
         helper.make_node("Clip", ["a", *(() if opset < 11 else clip)], ["c"], name="clip", **attributes),
     ]
     if order == "product first":
-        nodes += [helper.make_node("Mul", ["x", "c"], ["p"], name="product"), helper.make_node(division, ["p", *by_six], ["y"], name="division")]
+        nodes += [
+            helper.make_node("Mul", ["x", "c"], ["p"], name="product"),
+            helper.make_node(division, ["p", *by_six], ["y"], name="division"),
+        ]
     else:
-        nodes += [helper.make_node(division, ["c", *by_six], ["d"], name="division"), helper.make_node("Mul", ["d", "x"], ["y"], name="product")]
+        nodes += [
+            helper.make_node(division, ["c", *by_six], ["d"], name="division"),
+            helper.make_node("Mul", ["d", "x"], ["y"], name="product"),
+        ]
     return model_of(nodes, opset=opset)
 
 
@@ -68,7 +76,9 @@ def test_gate_alone_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", ["product first", "division first"])
 @pytest.mark.parametrize(
-    "change", [{"clip": ("zero", "two")}, {"clip": ("zero",)}, {"clip": ()}, {"add": ("x", "two")}], ids=["bounds", "no upper", "none", "offset"]
+    "change",
+    [{"clip": ("zero", "two")}, {"clip": ("zero",)}, {"clip": ()}, {"add": ("x", "two")}],
+    ids=["bounds", "no upper", "none", "offset"],
 )
 def test_other_numbers_are_left(order: str, change: dict[str, Any], tmp_path: Path) -> None:
     removed, kinds = fused(swish(order, **change), tmp_path)

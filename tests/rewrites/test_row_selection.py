@@ -28,13 +28,19 @@ def moved(model: Any, folder: Path) -> tuple[int, Any]:
     return count, after
 
 
-def head(nodes: list[Any], weights: dict[str, np.ndarray], value: str, *, index: Any = 0, others: tuple[str, ...] = (), inputs: Any = ()) -> Any:
+def head(
+    nodes: list[Any], weights: dict[str, np.ndarray], value: str, *, index: Any = 0, others: tuple[str, ...] = (), inputs: Any = ()
+) -> Any:
     rng = np.random.default_rng(0)
     weights = {
         "up": rng.standard_normal((WIDTH, WIDTH)).astype(np.float32), "bias": rng.standard_normal(WIDTH).astype(np.float32),
         "gamma": rng.standard_normal(WIDTH).astype(np.float32), "index": np.array(index), **weights,
     }  # fmt: skip
-    nodes = [*nodes, helper.make_node("Gather", [value, "index"], ["picked"], name="pick", axis=1), helper.make_node("Tanh", ["picked"], ["y"])]
+    nodes = [
+        *nodes,
+        helper.make_node("Gather", [value, "index"], ["picked"], name="pick", axis=1),
+        helper.make_node("Tanh", ["picked"], ["y"]),
+    ]
     rank = 2 if np.ndim(index) == 0 else 3
     ends = [inputs_of("y", (None,) * rank), *(inputs_of(name, (None,) * 3) for name in others)]
     return make_model(nodes, [inputs_of("x", ("batch", TOKENS, WIDTH)), *inputs], ends, weights)
@@ -138,7 +144,9 @@ def picks_before_last_product(artifact: Artifact) -> bool:
     model = onnx.load(artifact.model.main_file)
     names = [node.output[0] for node in model.graph.node if node.op_type == "MatMul"]
     found = run(model, text_feeds(artifact, 2, 9), tuple(names[-4:]))
-    return any(values.ndim == 2 and "classifier" not in name and "pooler" not in name for name, values in zip(names[-4:], found, strict=True))
+    return any(
+        values.ndim == 2 and "classifier" not in name and "pooler" not in name for name, values in zip(names[-4:], found, strict=True)
+    )
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepipe.tuning.assignment import NEAR, Option, assign, best_of
+from edgepipe.tuning.assignment import NEAR, Option, assign, assign_shared, best_of
 
 
 @st.composite
@@ -50,15 +50,10 @@ def test_nothing_is_slower_than_float32_where_size_does_not_bind(given_layers: d
 
 
 @given(layers, budgets)
-def test_a_layer_is_slower_than_float32_only_to_be_smaller_than_all_that_are_not(given_layers: dict[str, list[Option]], budget: int) -> None:
+def test_a_layer_is_slower_than_float32_only_to_be_smaller(given_layers: dict[str, list[Option]], budget: int) -> None:
     chosen = assign(given_layers, budget)
 
-    for name, options in given_layers.items():
-        now = chosen[name]
-        if now.ms > options[0].ms:
-            assert size_of(chosen) - now.bytes + min(option.bytes for option in options if option.ms <= options[0].ms) > min(
-                budget, size_of(chosen)
-            ) or now.bytes < options[0].bytes
+    assert all(now.ms <= given_layers[name][0].ms or now.bytes < given_layers[name][0].bytes for name, now in chosen.items())
 
 
 @given(layers, budgets, st.data())
@@ -81,7 +76,7 @@ def test_fixed_layers_keep_their_scheme(given_layers: dict[str, list[Option]], b
 def test_the_same_question_has_the_same_answer(given_layers: dict[str, list[Option]], budget: int) -> None:
     backwards = dict(reversed(given_layers.items()))
 
-    assert assign(given_layers, budget) == {name: option for name, option in assign(backwards, budget).items()}
+    assert assign(given_layers, budget) == assign(backwards, budget)
 
 
 @st.composite
@@ -149,3 +144,34 @@ def test_room_that_is_left_goes_to_what_loses_most() -> None:
     chosen = assign({"robust": options(0.01), "fragile": options(0.5)}, 450)
 
     assert chosen["fragile"].loss < 0.01
+
+
+@given(layers, st.data(), budgets)
+def test_layers_that_share_a_weight_get_one_scheme(given_layers: dict[str, list[Option]], data: st.DataObject, budget: int) -> None:
+    weights = {name: data.draw(st.sampled_from("vw")) for name in given_layers}
+    shared = {
+        name: [Option(option.scheme, option.ms, option.bytes, option.loss) for option in given_layers[min(o for o in weights if weights[o] == weights[name])]]
+        for name in given_layers
+    }  # fmt: skip
+
+    chosen = assign_shared(shared, weights, budget)
+
+    assert list(chosen) == list(shared)
+    assert len({(weights[name], option.scheme) for name, option in chosen.items()}) == len(set(weights.values()))
+    least = sum(min(option.bytes for option in options) for options in shared.values())
+    assert size_of(chosen) <= max(budget, least)
+
+
+def test_of_schemes_that_are_fixed_for_one_weight_the_one_that_loses_least_holds() -> None:
+    options = [Option("float32", 1.0, 400), Option("8", 0.5, 100, 0.1), Option("4", 0.4, 50, 0.5)]
+
+    chosen = assign_shared({"a": options, "b": options}, {"a": "w", "b": "w"}, 0, {"a": "4", "b": "8"})
+
+    assert {option.scheme for option in chosen.values()} == {"8"}
+
+
+def test_without_shared_weights_it_is_the_same_choice() -> None:
+    options = [Option("float32", 1.0, 400), Option("8", 0.5, 100, 0.1), Option("4", 0.4, 50, 0.5)]
+    given_layers = {"a": options, "b": options[:2], "c": options[::2]}
+
+    assert assign_shared(given_layers, {name: name for name in given_layers}, 700) == assign(given_layers, 700)

@@ -9,16 +9,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgepipe.quantization.rounding.grid import grouped, on_grid, usable
-from edgepipe.quantization.rounding.slabs import by_columns
+from edgepipe.quantization.rounding.grid import Quantized, grouped, on_grid, usable
+from edgepipe.quantization.rounding.slabs import by_columns, column_slabs
 
 if TYPE_CHECKING:
-    from edgepipe.quantization.rounding.grid import Grid, Quantized
+    from edgepipe.quantization.rounding.grid import Grid
 
 
 def nearest(weight: np.ndarray, grid: Grid, hessian: np.ndarray | None = None) -> Quantized:
     """No weight moves by more than half a step of its group."""
+    if grid.group_size == -1 and weight.size:
+        return _with_one_scale(weight, grid)
     return by_columns(lambda slab: on_grid(slab, *widest(grouped(slab, grid), grid), grid), weight, grid)
+
+
+def _with_one_scale(weight: np.ndarray, grid: Grid) -> Quantized:
+    """The scale of the whole tensor's extremes, then some rows at a time."""
+    extremes = np.array([weight.min(), weight.max()], np.float32).reshape(1, 2, 1)
+    scales, zero_points = widest(extremes, grid)
+    codes = np.empty(weight.shape, np.int8 if grid.symmetric else np.uint8)
+    for rows in column_slabs(weight.T.shape):
+        codes[rows] = on_grid(np.ascontiguousarray(weight[rows], np.float32), scales, zero_points, grid).codes
+    return Quantized(codes, scales, zero_points, len(weight))
 
 
 def widest(groups: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray | None]:
