@@ -60,9 +60,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=SUBJECTS, help="this model; may be repeated")
     parser.add_argument("--threads", type=int, default=usable_cores())
     given = parser.parse_args()
-    found = known(NAME)
     for name in given.only or SUBJECTS:
-        found[name] = {made: row.to_json() for made, row in compared(SUBJECTS[name], given.threads).items()} | {"threads": given.threads}
+        rows = {made: row.to_json() for made, row in compared(SUBJECTS[name], given.threads).items()}
+        found = known(NAME) | {name: {**rows, "threads": given.threads}}
         ordered = {each: found[each] for each in SUBJECTS if each in found}
         table = "\n".join([HEAD, "|---" * 6 + "|", *(line for each, rows in ordered.items() for line in lines(each, rows))])
         write_result(NAME, "python benchmarks/five_models.py", table, ordered)

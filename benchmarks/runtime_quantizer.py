@@ -42,27 +42,34 @@ def static_as_is(model: Path, feeds: Sequence[Feeds], into: Path) -> Path:
 
 def static_prepared(model: Path, feeds: Sequence[Feeds], into: Path) -> Path:
     """The same after the opset is raised and the model prepared, as the documentation asks for."""
-
-    def made(target: Path) -> None:
-        raised, prepared = target.with_name("raised.onnx"), target.with_name("prepared.onnx")
-        loaded = onnx.load(model)
-        current = next(entry.version for entry in loaded.opset_import if entry.domain in ("", "ai.onnx"))
-        onnx.save(version_converter.convert_version(loaded, OPSET) if current < OPSET else loaded, raised)
-        quant_pre_process(raised, prepared)
-        quantize_static(prepared, target, Reader(feeds), quant_format=QuantFormat.QDQ, per_channel=True)
-
-    return _checked(made, into)
+    return _checked(
+        lambda target: quantize_static(_prepared(model, target), target, Reader(feeds), quant_format=QuantFormat.QDQ, per_channel=True),
+        into,
+    )
 
 
 def dynamic(model: Path, feeds: Sequence[Feeds], into: Path) -> Path:
-    """`quantize_dynamic` as it comes; it needs no data."""
-    return _checked(lambda target: quantize_dynamic(model, target), into)
+    """`quantize_dynamic` with its own options, after the model is prepared; it needs no data."""
+    return _checked(lambda target: quantize_dynamic(_prepared(model, target), target), into)
+
+
+def _prepared(model: Path, target: Path) -> Path:
+    """The opset raised, shapes inferred and the graph optimised; without symbolic shapes where their inference fails."""
+    raised, prepared = target.with_name("raised.onnx"), target.with_name("prepared.onnx")
+    loaded = onnx.load(model)
+    current = next(entry.version for entry in loaded.opset_import if entry.domain in ("", "ai.onnx"))
+    onnx.save(version_converter.convert_version(loaded, OPSET) if current < OPSET else loaded, raised)
+    try:
+        quant_pre_process(raised, prepared)
+    except Exception:  # an assertion, a bare Exception: it says "incomplete"
+        quant_pre_process(raised, prepared, skip_symbolic_shape=True)
+    return prepared
 
 
 QUANTIZERS = {
     "ONNX Runtime static, as it comes": static_as_is,
     f"ONNX Runtime static, opset {OPSET}, prepared": static_prepared,
-    "ONNX Runtime dynamic": dynamic,
+    "ONNX Runtime dynamic, prepared": dynamic,
 }
 
 

@@ -194,7 +194,7 @@ def _hand_over(
     texts = {
         "manifest.json": json.dumps(manifest, indent=1, ensure_ascii=False) + "\n",
         "measurements.json": json.dumps(measurements, ensure_ascii=False) + "\n",
-        "recipe.toml": dump_recipe(recipe.model_copy(update={"steps": done.steps, "tune": False})),
+        **({"recipe.toml": dump_recipe(recipe.model_copy(update={"steps": done.steps, "tune": False}))} if done.steps else {}),
         "model_card.md": render_model_card(manifest),
         "report.html": render_html([manifest], [measurements]),
         "run.log": log.read_text(encoding="utf-8", errors="replace") if log.exists() else "",

@@ -100,7 +100,7 @@ def prepare(request: Request, *, with_data: bool = True) -> Prepared:
     if is_onnx(artifact) and (unknown := unknown_here(artifact)):
         raise OperatorError(
             f"onnxruntime has no kernel for {', '.join(unknown)}",
-            where=request.model or ", ".join(request.parts.components.values()),
+            where=", ".join(str(artifact.components[role].main_file) for role in artifact.roles),
             fix="export the model with operators that it has",
         )
     return Prepared(request, task, splits, artifact)

@@ -18,10 +18,21 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from edgepipe.artifact import Artifact
+
     Feeds = Mapping[str, np.ndarray]
 
-PART_BYTES = 32_000_000  # of stored constants; one node with more is a part of its own
+PART_BYTES = 64_000_000  # of constants; one node with more is a part of its own
+EXPANDED = 16  # times the bytes that nodes make constants of: 4 bits to float32, and one step of that beside it
 NOT_TENSORS = ("Sequence", "Optional", "SplitToSequence", "ConcatFromSequence")
+
+
+def open_in_segments(artifact: Artifact, optimise: bool, threads: int) -> Segments | None:
+    """A model as a session would run it, in the memory of its largest layer; None for what cannot be taken apart."""
+    if artifact.model.format != "onnx" or not can_be_cut(artifact.model.main_file):
+        return None
+    disabled = artifact.program.get("session", {}).get("disabled_optimizers", ())
+    return Segments(artifact.model.main_file, threads=threads, disabled_optimizers=disabled, optimise=optimise)
 
 
 def can_be_cut(path: Path) -> bool:
@@ -64,7 +75,7 @@ class Segments:
         for number, node in enumerate(self._nodes):
             if number in made:
                 continue
-            more = sum(map(self._bytes, self._constants_of(needs(node))[1]))
+            more = sum(self._bytes(name) * (1 if name in node.input else EXPANDED) for name in self._constants_of(needs(node))[1])
             if parts[-1] and size + more > PART_BYTES:
                 parts.append([])
                 size = 0
@@ -76,7 +87,8 @@ class Segments:
         from onnx.helper import tensor_dtype_to_np_dtype
 
         tensor = self._constants[name]
-        return math.prod(tensor.dims) * int(tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+        count: int = math.prod(tensor.dims) * tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        return count
 
     def _constants_of(self, names: set[str]) -> tuple[set[int], set[str]]:
         """(nodes, initializers) that make these of constants."""

@@ -8,7 +8,7 @@ they cost. What comes out is a recipe with every layer named, which can be pinne
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.config import Recipe, Step
@@ -17,10 +17,12 @@ from edgepipe.pipeline import check_recipe, run_recipe
 from edgepipe.quantization.graph import Graph
 from edgepipe.quantization.sites import find_sites
 from edgepipe.tuning.assignment import Option, assign_shared
+from edgepipe.tuning.explanation import reason, report, summary
 from edgepipe.tuning.losses import losses
-from edgepipe.tuning.outliers import outliers
 from edgepipe.tuning.schemes import BY_NAME, FLOAT32, ORDER, SCHEMES, fits
+from edgepipe.tuning.search import Search
 from edgepipe.tuning.site_costs import RegionCosts, SiteCosts, region_costs, site_costs
+from edgepipe.tuning.whole import whole_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,19 +51,6 @@ class Tuned:
     report: dict[str, Any]
 
 
-@dataclass(slots=True)
-class _Search:
-    artifact: Artifact
-    setting: Setting
-    sites: dict[str, Site]
-    costs: SiteCosts
-    layers: dict[str, list[Option]]
-    max_bytes: float
-    put_back: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    losses: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
 def tune(artifact: Artifact, setting: Setting, budget: Budget, max_bytes: float, dev: Dev | None) -> Tuned:
     """Quantize a float32 ONNX artifact for the setting's profile. `max_bytes` is what its model may take, `dev` gives the
     points that a candidate loses on the dev data (None: there is none)."""
@@ -71,7 +60,7 @@ def tune(artifact: Artifact, setting: Setting, budget: Budget, max_bytes: float,
         sites = find_sites(Graph(artifact.model.main_file, workdir))
     setting.progress.update("tune", f"costs of {len(sites)} layers")
     costs = site_costs(artifact, sites, setting, calibrated=calibrated)
-    search = _Search(artifact, setting, sites, costs, {}, max_bytes)
+    search = Search(artifact, setting, sites, costs, {}, max_bytes)
     search.layers = {name: _options(site, search, calibrated) for name, site in sites.items()}
     rest = artifact.model.size_bytes - sum(4 * site.parameters for site in _distinct(sites))
     room = max_bytes - rest
@@ -80,15 +69,15 @@ def tune(artifact: Artifact, setting: Setting, budget: Budget, max_bytes: float,
     chosen, result = _winning(search, room)
     chosen, result = _accurate(search, chosen, result, room, budget, dev)
     steps, done, runs = result
-    setting.progress.finish("tune", _summary(chosen))
-    return Tuned(done, steps, runs, _report(search, chosen))
+    setting.progress.finish("tune", summary(chosen))
+    return Tuned(done, steps, runs, report(search, chosen))
 
 
 def _distinct(sites: Mapping[str, Site]) -> list[Site]:
     return list({site.weight: site for site in sites.values()}.values())
 
 
-def _options(site: Site, search: _Search, calibrated: bool) -> list[Option]:
+def _options(site: Site, search: Search, calibrated: bool) -> list[Option]:
     """Float32 first. A layer whose kernel has no cost cannot have that kernel."""
     ms = search.costs.ms.get(site.node, {})
     sharing = sum(other.weight == site.weight for other in search.sites.values())  # what they share is written once
@@ -112,12 +101,12 @@ def _expected_loss(scheme: Scheme, costs: SiteCosts) -> float:
     return moved + scheme.prior_loss if scheme.step else 0.0
 
 
-def _too_large(search: _Search, room: float) -> bool:
+def _too_large(search: Search, room: float) -> bool:
     """Whether 8 bits for every layer do not fit the size budget, so that it matters what fewer lose."""
     return sum(min(o.bytes for o in options if BY_NAME[o.scheme].bits >= 8) for options in search.layers.values()) > room
 
 
-def _measure_losses(search: _Search, calibrated: bool) -> None:
+def _measure_losses(search: Search, calibrated: bool) -> None:
     wanted = [
         scheme for scheme in SCHEMES if scheme.step and any(o.scheme == scheme.name for options in search.layers.values() for o in options)
     ]
@@ -132,7 +121,7 @@ def _measure_losses(search: _Search, calibrated: bool) -> None:
 Result = tuple[tuple[Step, ...], "Artifact", "list[PassRun]"]
 
 
-def _winning(search: _Search, room: float) -> tuple[dict[str, Option], Result]:
+def _winning(search: Search, room: float) -> tuple[dict[str, Option], Result]:
     """The assignment without the regions that lost; putting one back changes its neighbours, so it is looked at again."""
     fixed: dict[str, str] = {}
     for _ in range(ROUNDS):
@@ -146,10 +135,39 @@ def _winning(search: _Search, room: float) -> tuple[dict[str, Option], Result]:
             search.put_back.append({"nodes": list(sites), "float32_ms": float_ms, "quantized_ms": quantized_ms})
     else:
         chosen, result = _assigned(search, room, fixed)
+    return _worth_it(search, room, fixed, chosen, result)
+
+
+def _worth_it(
+    search: Search, room: float, fixed: dict[str, str], chosen: dict[str, Option], result: Result
+) -> tuple[dict[str, Option], Result]:
+    """Regions that win by themselves need not win together: where the whole model does not, its convolutions are put back,
+    and then everything."""
+    for kinds in (("convolution",), ("convolution", "product", "attention", "recurrent")):
+        computed = _computed(search, chosen)
+        if not computed:
+            break
+        try:
+            ms = whole_ms({"float32": search.artifact, "quantized": result[1]}, search.setting)
+        except EdgepipeError as error:  # then the validator is the first to see it whole
+            search.costs.reason = search.costs.reason or error.what
+            break
+        if not ms or ms["quantized"] <= ms["float32"] * (1 - MARGIN):
+            break
+        back = [name for name in computed if search.sites[name].kind in kinds]
+        if back:
+            fixed |= {name: _stored(search, name, chosen[name]) for name in back}
+            search.put_back.append({"nodes": back, "float32_ms": ms["float32"], "quantized_ms": ms["quantized"]})
+            chosen, result = _assigned(search, room, fixed)
     return chosen, result
 
 
-def _assigned(search: _Search, room: float, fixed: Mapping[str, str]) -> tuple[dict[str, Option], Result]:
+def _computed(search: Search, chosen: Mapping[str, Option]) -> list[str]:
+    """Layers with kernels of their own, neither float32 nor looked up."""
+    return [name for name, option in chosen.items() if BY_NAME[option.scheme].kernel != "float32" and search.sites[name].kind != "table"]
+
+
+def _assigned(search: Search, room: float, fixed: Mapping[str, str]) -> tuple[dict[str, Option], Result]:
     """The assignment and what it gives. What layers take in the file besides their weights (names, more nodes) is known only
     when it is written: where it is too much, there is that much less room."""
     chosen: dict[str, Option] = {}
@@ -162,7 +180,7 @@ def _assigned(search: _Search, room: float, fixed: Mapping[str, str]) -> tuple[d
         room = min(room, sum(option.bytes for option in chosen.values())) - over
 
 
-def _stored(search: _Search, name: str, now: Option) -> str:
+def _stored(search: Search, name: str, now: Option) -> str:
     """Float32 kernels for a layer, stored as small as it was; a table is looked up either way, and stays as it is."""
     if search.sites[name].kind == "table":
         return now.scheme
@@ -175,20 +193,17 @@ def _stored(search: _Search, name: str, now: Option) -> str:
     return max(names, key=lambda scheme: BY_NAME[scheme].bits) if names else FLOAT32.name
 
 
-def _regions(search: _Search, chosen: Mapping[str, Option], result: Result) -> RegionCosts:
+def _regions(search: Search, chosen: Mapping[str, Option], result: Result) -> RegionCosts:
     if all(BY_NAME[option.scheme].kernel == "float32" for option in chosen.values()):
         return RegionCosts(0.0, 0.0, ())
     try:
-        computed = [
-            name for name, option in chosen.items() if BY_NAME[option.scheme].kernel != "float32" and search.sites[name].kind != "table"
-        ]
-        return region_costs(search.artifact, result[1], search.setting, MARGIN, computed)
+        return region_costs(search.artifact, result[1], search.setting, MARGIN, _computed(search, chosen))
     except EdgepipeError as error:  # what cannot be cut out is judged as a whole by the validator
         search.costs.reason = search.costs.reason or error.what
         return RegionCosts(0.0, 0.0, ())
 
 
-def _run(search: _Search, chosen: Mapping[str, Option]) -> Result:
+def _run(search: Search, chosen: Mapping[str, Option]) -> Result:
     steps = _steps(search, chosen)
     if not steps:
         return (), search.artifact, []
@@ -197,7 +212,7 @@ def _run(search: _Search, chosen: Mapping[str, Option]) -> Result:
     return recipe.steps, done, runs
 
 
-def _steps(search: _Search, chosen: Mapping[str, Option]) -> tuple[Step, ...]:
+def _steps(search: Search, chosen: Mapping[str, Option]) -> tuple[Step, ...]:
     """One step for each scheme that layers have, static ones first."""
     groups: dict[str, list[str]] = {}
     for name, option in chosen.items():
@@ -209,14 +224,14 @@ def _steps(search: _Search, chosen: Mapping[str, Option]) -> tuple[Step, ...]:
             {
                 "pass": BY_NAME[each].step,
                 "options": {**_options_of(search, each), "include": groups[each]},
-                "reason": _reason(search, each, groups[each]),
+                "reason": reason(search, each, groups[each]),
             }
         )
         for each in order
     )
 
 
-def _options_of(search: _Search, scheme: str) -> dict[str, Any]:
+def _options_of(search: Search, scheme: str) -> dict[str, Any]:
     """The scheme's options, with the variant that did best, and rounding by the Hessian where there is data for it."""
     found = {**BY_NAME[scheme].options, **search.costs.options.get(BY_NAME[scheme].kernel, {})}
     if found.get("stored_bits") == 4 or (BY_NAME[scheme].kernel == "int4"):
@@ -224,21 +239,8 @@ def _options_of(search: _Search, scheme: str) -> dict[str, Any]:
     return found
 
 
-def _reason(search: _Search, scheme: str, names: list[str]) -> str:
-    """What the layers of one step gain, by the figures that chose it."""
-    kernel = BY_NAME[scheme].kernel
-    timed = [search.costs.ms[name] for name in names if name in search.costs.ms and kernel in search.costs.ms[name]]
-    layers = f"{len(names)} layer{'s' if len(names) > 1 else ''}"
-    if kernel == "float32":
-        return f"{layers}: float32 kernels are as fast or faster there, and {BY_NAME[scheme].bits} bits in the file hold the size budget"
-    if not timed:
-        return f"{layers}: {BY_NAME[scheme].bits} bits a value"
-    before, after = sum(ms["float32"] for ms in timed), sum(ms[kernel] for ms in timed)
-    return f"{layers}: {before / max(after, 1e-9):.2f} × float32's speed on {search.setting.profile.name} ({search.costs.source})"
-
-
 def _accurate(
-    search: _Search, chosen: dict[str, Option], result: Result, room: float, budget: Budget, dev: Dev | None
+    search: Search, chosen: dict[str, Option], result: Result, room: float, budget: Budget, dev: Dev | None
 ) -> tuple[dict[str, Option], Result]:
     """Leave layers out until the dev data holds the accuracy budget; the best that was found where nothing does."""
     if dev is None:
@@ -264,7 +266,7 @@ def _accurate(
     return best[0], best[1]
 
 
-def _ranked(search: _Search, chosen: Mapping[str, Option]) -> list[str]:
+def _ranked(search: Search, chosen: Mapping[str, Option]) -> list[str]:
     """Quantized layers, those first that give most accuracy back for the time it costs."""
 
     def worth(name: str) -> float:
@@ -274,7 +276,7 @@ def _ranked(search: _Search, chosen: Mapping[str, Option]) -> list[str]:
     return sorted((name for name, option in chosen.items() if option.scheme != FLOAT32.name), key=lambda name: (-worth(name), name))
 
 
-def _safer(search: _Search, name: str, now: Option, room: float) -> str:
+def _safer(search: Search, name: str, now: Option, room: float) -> str:
     """What a layer becomes when it is left out: float32 kernels on 8-bit weights, or float32 where it is that already; of a
     table 8 bits are as good as all."""
     names = [option.scheme for option in search.layers[name]]
@@ -283,58 +285,8 @@ def _safer(search: _Search, name: str, now: Option, room: float) -> str:
     return OUT if OUT in names and now.scheme != OUT else FLOAT32.name
 
 
-def _noted(search: _Search, what: str, chosen: Mapping[str, Option], result: Result, dev: Dev) -> float:
+def _noted(search: Search, what: str, chosen: Mapping[str, Option], result: Result, dev: Dev) -> float:
     drop = dev(result[1])
     ms = sum(option.ms for option in chosen.values())
     search.steps.append({"what": what, "drop": drop, "size_bytes": result[1].model.size_bytes, "ms": ms})
     return drop
-
-
-def _summary(chosen: Mapping[str, Option]) -> str:
-    counts: dict[str, int] = {}
-    for option in chosen.values():
-        counts[option.scheme] = counts.get(option.scheme, 0) + 1
-    return ", ".join(f"{count} {scheme}" for scheme, count in sorted(counts.items(), key=lambda entry: -entry[1]))
-
-
-def _report(search: _Search, chosen: Mapping[str, Option]) -> dict[str, Any]:
-    """What the manifest keeps and the report shows, layer by layer."""
-    back = {name for entry in search.put_back for name in entry["nodes"]}
-    rows = []
-    for name, site in search.sites.items():
-        option = chosen[name]
-        why = "its region lost on the target, so it was put back" if name in back else _why(search, name, option)
-        rows.append(
-            {
-                "node": name,
-                "operator": site.operator,
-                "shape": [site.k, site.n],
-                "parameters": site.parameters,
-                "scheme": option.scheme,
-                "reason": why,
-                "bytes": option.bytes,
-                "ms": search.costs.ms.get(name, {}),
-                "divergence": {scheme: by[name] for scheme, by in search.losses.items() if name in by},
-            }
-        )
-    return {
-        "costs": search.costs.source,
-        "costs_reason": search.costs.reason,
-        "without": search.costs.without,
-        "sites": rows,
-        "put_back": search.put_back,
-        "steps": search.steps,
-        "outliers": outliers(search.artifact, search.sites, search.setting),
-    }
-
-
-def _why(search: _Search, name: str, option: Option) -> str:
-    ms = search.costs.ms.get(name, {})
-    kernel = BY_NAME[option.scheme].kernel
-    if kernel in ms and kernel != "float32":
-        return f"{ms['float32'] / max(ms[kernel], 1e-9):.2f} × float32's speed"
-    if ms and kernel == "float32":
-        best = min((value, key) for key, value in ms.items() if key != "float32")
-        gain = ms["float32"] / max(best[0], 1e-9)
-        return f"{best[1]} is {gain:.2f} × float32's speed{', and loses more' if gain > 1 else ''}"
-    return "looked up, not computed" if search.sites[name].kind == "table" else "no other kernel takes it"

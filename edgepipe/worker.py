@@ -116,13 +116,15 @@ class WorkerContext:
         return self._job.costs.get(operator)
 
     def run(self, artifact: Artifact, *, optimise: bool = True, adapter_weights: Sequence[float] = ()) -> Any:
+        from edgepipe.segments import open_in_segments
+
         key = (artifact.digest, optimise, tuple(adapter_weights))
         if key not in self._opened:
             if len(self._opened) >= 2:  # a check compares two models; more would only hold memory
                 self._opened.pop(next(iter(self._opened)))
             large = max(artifact.model.size_bytes, self._job.artifact.model.size_bytes) > ONE_FILE_LIMIT_BYTES
-            opened = open_in_segments(artifact, optimise, self._job.threads) if large else None
-            self._opened[key] = opened or open_model(artifact, optimise, adapter_weights, self._job.threads)
+            parts = large and open_in_segments(artifact, optimise, self._job.threads)
+            self._opened[key] = parts or open_model(artifact, optimise, adapter_weights, self._job.threads)
         return self._opened[key]
 
     def feeds(self, artifact: Artifact, samples: Sequence[Sample]) -> Feeds:
@@ -147,16 +149,6 @@ class WorkerContext:
 
     def progress(self, what: str, done: int = 0, total: int = 0) -> None:
         send(self._answers, ("progress", what, done, total))
-
-
-def open_in_segments(artifact: Artifact, optimise: bool, threads: int) -> Any:
-    """As `open_model`, in the memory of the largest layer; None for what cannot be taken apart."""
-    from edgepipe.segments import Segments, can_be_cut
-
-    if artifact.model.format != "onnx" or not can_be_cut(artifact.model.main_file):
-        return None
-    disabled = artifact.program.get("session", {}).get("disabled_optimizers", ())
-    return Segments(artifact.model.main_file, threads=threads, disabled_optimizers=disabled, optimise=optimise)
 
 
 def open_model(artifact: Artifact, optimise: bool, adapter_weights: Sequence[float], threads: int) -> Any:

@@ -11,6 +11,7 @@ from edgepipe.errors import EdgepipeError
 from edgepipe.graph_costs import graph_costs
 from edgepipe.pipeline import check_recipe, run_recipe
 from edgepipe.probes import fixed_feeds, single_runs
+from edgepipe.profile import HOST
 from edgepipe.quantization.cutting import FLOAT, QUANTIZED, cut_regions
 from edgepipe.quantization.site_pairs import cut_sites, priced
 from edgepipe.tuning.chains import chain_costs
@@ -177,4 +178,7 @@ def region_costs(artifact: Artifact, other: Artifact, setting: Setting, margin: 
 
 def _costs(graphs: Any, artifact: Artifact, setting: Setting) -> Any:
     disabled = artifact.program.get("session", {}).get("disabled_optimizers", ())
-    return graph_costs(graphs, setting.profile, setting.store, setting.progress, disabled_optimizers=disabled)
+    # As many threads as the device will use: what runs on one of them only weighs more then. Here, where others may be at
+    # work, one thread's own time is what repeats.
+    threads = 1 if setting.profile.name == HOST else setting.profile.runtime.threads
+    return graph_costs(graphs, setting.profile, setting.store, setting.progress, threads=threads, disabled_optimizers=disabled)

@@ -163,6 +163,18 @@ def test_columns_in_slabs_are_as_at_once(method: str, monkeypatch: pytest.Monkey
         assert output_error(weight, parts, hessian) == pytest.approx(output_error(weight, whole, hessian), rel=0.02)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_large_tensor_with_one_scale_is_rounded_as_at_once(symmetric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, grid = weight_of(37, 11), Grid(8, symmetric, -1)
+    whole = rounded("nearest", weight, grid)
+    monkeypatch.setattr("edgepipe.quantization.rounding.slabs.WEIGHTS", 40)
+
+    parts = rounded("nearest", weight, grid)
+
+    assert np.array_equal(parts.codes, whole.codes) and np.array_equal(parts.scales, whole.scales)
+    assert symmetric or np.array_equal(parts.zero_points, whole.zero_points)
+
+
 def test_reduced_range_keeps_two_products_within_sixteen_bits() -> None:
     for symmetric in (True, False):
         codes = quantize("nearest", weight_of(64, 8), Grid(8, symmetric, 0, reduced=True)).codes.astype(int)
@@ -179,9 +191,9 @@ def test_a_group_of_few_bits_uses_the_code_below_all_others() -> None:
 
 def test_memory_beside_a_large_weight_stays_small() -> None:
     weight = weight_of(1024, 16384)
-    for method in ("nearest", "mse", "k-quant"):
+    for method, grid in (*((method, Grid(4, False, 32)) for method in ("nearest", "mse", "k-quant")), ("nearest", Grid(8, False, -1))):
         tracemalloc.start()
-        result = quantize(method, weight, Grid(4, False, 32))
+        result = quantize(method, weight, grid)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < result.codes.nbytes + result.scales.nbytes * 2 + 170e6, method
