@@ -4,5 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-for name in ("startup", "build_speed", "int8_speed", "pruning", "quantization_aware", "invariance", "parity", "devices", "board_timings"):
+for name in (
+    "startup",
+    "build_speed",
+    "int8_speed",
+    "pruning",
+    "quantization_aware",
+    "rounding",
+    "quantize_memory",
+    "invariance",
+    "parity",
+    "devices",
+    "board_timings",
+):
     subprocess.run([sys.executable, str(Path(__file__).parent / f"{name}.py")], check=True)

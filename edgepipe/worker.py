@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact
 from edgepipe.errors import EdgepipeError, PassError, ResourceError
+from edgepipe.segments import open_in_segments
 from edgepipe.weights import ONE_FILE_LIMIT_BYTES
 
 if TYPE_CHECKING:
@@ -116,15 +117,13 @@ class WorkerContext:
         return self._job.costs.get(operator)
 
     def run(self, artifact: Artifact, *, optimise: bool = True, adapter_weights: Sequence[float] = ()) -> Any:
-        from edgepipe.segments import open_in_segments
-
         key = (artifact.digest, optimise, tuple(adapter_weights))
         if key not in self._opened:
             if len(self._opened) >= 2:  # a check compares two models; more would only hold memory
                 self._opened.pop(next(iter(self._opened)))
             large = max(artifact.model.size_bytes, self._job.artifact.model.size_bytes) > ONE_FILE_LIMIT_BYTES
-            parts = large and open_in_segments(artifact, optimise, self._job.threads)
-            self._opened[key] = parts or open_model(artifact, optimise, adapter_weights, self._job.threads)
+            whole = (artifact, optimise, adapter_weights, self._job.threads)
+            self._opened[key] = (large and open_in_segments(artifact, optimise, self._job.threads)) or open_model(*whole)
         return self._opened[key]
 
     def feeds(self, artifact: Artifact, samples: Sequence[Sample]) -> Feeds:

@@ -137,5 +137,5 @@ def test_plan_quotes_the_costs(own: None, torch_artifact: Artifact) -> None:
     recipe = plan(torch_artifact, load_profile("rpi4"))
 
     quantize = next(step for step in recipe.steps if step.name == "quantize-dynamic")
-    assert "int8 MatMul 384×1536: 1.2 × float32's speed on cortex-a72 (kernel costs, counted)" in quantize.reason
-    assert any("4-bit weights: needs int8" in line and "MatMulNBits 384×1536: 0.5 ×" in line for line in recipe.left_out)
+    assert "int8-dynamic 384×1536 1.2 × float32's speed on cortex-a72 (kernel costs, counted)" in quantize.reason
+    assert any("4-bit kernels: int4 384×1536 0.5 × float32's speed" in line for line in recipe.left_out)

@@ -261,9 +261,8 @@ class Graph:
                 del graph.initializer[:]
                 graph.initializer.extend(copies)
         main = [tensor for tensor in self.model.graph.initializer if tensor.data_location == 1]
-        inner = [tensor for graph in self._scopes[1:] for tensor in graph.initializer]
-        inner += [a.t for node in self.nodes if node.op_type == "Constant" for a in node.attribute if a.HasField("t")]
-        inner = [tensor for tensor in inner if tensor.data_location == 1]
+        inner = [tensor for graph in self._scopes[1:] for tensor in graph.initializer if tensor.data_location == 1]
+        inner += [a.t for node in self.nodes if node.op_type == "Constant" for a in node.attribute if a.t.data_location == 1]
         total = sum(self._place(tensor)[2] for tensor in main + inner) + self.model.ByteSize()
         del self.model.graph.value_info[:]  # of the graph as it was; the runtime infers its own
         with disk_errors(folder):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgepipe.artifact import Artifact
+    from edgepipe.graph_costs import Costs
     from edgepipe.pipeline import Setting
     from edgepipe.quantization.site_pairs import SitePairs
     from edgepipe.quantization.sites import Site
@@ -92,7 +93,7 @@ def site_costs(artifact: Artifact, sites: Mapping[str, Site], setting: Setting, 
         found.layers[scheme.kernel] = len(names)
         cut = pairs[scheme.kernel] = cut_sites(artifact.model.main_file, other.model.main_file, names, feeds)
         graphs |= {_own_name(scheme.kernel, name): graph for name, graph in cut.graphs.items()}
-    costs = _costs(graphs, artifact, setting)  # all in one go: timed in turns, so that other load meets all alike
+    costs = costs_there(graphs, artifact, setting)  # all in one go: timed in turns, so that other load meets all alike
     found.source, found.reason = costs.source, costs.reason
     for kernel, cut in pairs.items():
         ms = {name: costs.ms[_own_name(kernel, name)] for name in cut.graphs}
@@ -107,7 +108,7 @@ def site_costs(artifact: Artifact, sites: Mapping[str, Site], setting: Setting, 
             sites,
             lambda names: quantized(variant, names, artifact, setting),
             feeds,
-            lambda graphs: _costs(graphs, artifact, setting).ms,
+            lambda graphs: costs_there(graphs, artifact, setting).ms,
         )
         for name, ms in chained.items():
             found.ms[name] = {
@@ -166,7 +167,7 @@ def region_costs(artifact: Artifact, other: Artifact, setting: Setting, margin: 
     """Every region that differs, as float32 and as quantized; those that lose by more than `margin` are named, where a
     layer in `computed` is among them: lookups cost microseconds, and weights that are expanded at load run the same kernel."""
     cuts = cut_regions(artifact.model.main_file, other.model.main_file, typical_feeds(artifact, setting))
-    costs = _costs(cuts.graphs, artifact, setting)
+    costs = costs_there(cuts.graphs, artifact, setting)
     lost, before, after = [], 0.0, 0.0
     for name, region in cuts.regions.items():
         float_ms, quantized_ms = costs.ms[f"{name}/{FLOAT}"], costs.ms[f"{name}/{QUANTIZED}"]
@@ -176,7 +177,8 @@ def region_costs(artifact: Artifact, other: Artifact, setting: Setting, margin: 
     return RegionCosts(before, after, tuple(lost))
 
 
-def _costs(graphs: Any, artifact: Artifact, setting: Setting) -> Any:
+def costs_there(graphs: Any, artifact: Artifact, setting: Setting) -> Costs:
+    """What the graphs cost on the setting's device, with the artifact's own session options."""
     disabled = artifact.program.get("session", {}).get("disabled_optimizers", ())
     # As many threads as the device will use: what runs on one of them only weighs more then. Here, where others may be at
     # work, one thread's own time is what repeats.

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.graph_costs import graph_costs
-from edgepipe.tuning.site_costs import typical_feeds
+from edgepipe.tuning.site_costs import costs_there, typical_feeds
 from edgepipe.weights import load_onnx
 
 if TYPE_CHECKING:
@@ -23,15 +22,14 @@ LARGEST_BYTES = 500_000_000  # of a model that is timed as a whole: it is loaded
 
 
 def whole_ms(artifacts: Mapping[str, Artifact], setting: Setting) -> dict[str, float]:
-    """Milliseconds of each on the real sample of median size; nothing where one is too large. Raises `DeviceError`."""
+    """Milliseconds of each, which have one artifact's session options, on the real sample of median size; nothing where one is
+    too large. Raises `DeviceError`."""
     if any(artifact.model.size_bytes > LARGEST_BYTES for artifact in artifacts.values()):
         return {}
     graphs: dict[str, Any] = {}
-    disabled: tuple[str, ...] = ()
     for name, artifact in artifacts.items():
         feeds = typical_feeds(artifact, setting)
         taken = {entry["name"]: feeds[entry["name"]] for entry in artifact.model.signature["inputs"]}
         graphs[f"whole/{name}"] = (load_onnx(artifact.model.main_file, data=True), taken)
-        disabled = tuple(artifact.program.get("session", {}).get("disabled_optimizers", ()))
-    costs = graph_costs(graphs, setting.profile, setting.store, setting.progress, disabled_optimizers=disabled)
+    costs = costs_there(graphs, artifact, setting)
     return {name: costs.ms[f"whole/{name}"] for name in artifacts}
