@@ -19,7 +19,7 @@ from edgepipe.quantization.sites import find_sites
 from edgepipe.tuning.assignment import Option, assign_shared
 from edgepipe.tuning.explanation import reason, report, summary
 from edgepipe.tuning.losses import losses
-from edgepipe.tuning.schemes import BY_NAME, FLOAT32, ORDER, SCHEMES, fits
+from edgepipe.tuning.schemes import BY_NAME, FLOAT32, INT8_DYNAMIC, INT8_STATIC, ORDER, SCHEMES, fits
 from edgepipe.tuning.search import Search
 from edgepipe.tuning.site_costs import RegionCosts, SiteCosts, region_costs, site_costs
 from edgepipe.tuning.whole import whole_ms
@@ -112,9 +112,12 @@ def _measure_losses(search: Search, calibrated: bool) -> None:
     ]
     alike = {(scheme.bits, scheme.group_size, scheme.kernel.startswith("int8")): scheme for scheme in wanted}
     found = losses(search.artifact, alike.values(), search.layers, search.setting)
-    search.losses = {
-        scheme.name: found.get(alike[scheme.bits, scheme.group_size, scheme.kernel.startswith("int8")].name, {}) for scheme in wanted
-    }
+    moved = search.costs.divergence
+    for scheme in wanted:
+        measured = found.get(alike[scheme.bits, scheme.group_size, scheme.kernel.startswith("int8")].name, {})
+        # Layers are measured with scales of each sample's own; fixed ones are as much better or worse as all layers together are.
+        share = moved.get(scheme.kernel, 0.0) / (moved.get(INT8_DYNAMIC.kernel) or 1.0) if scheme.kernel == INT8_STATIC.kernel else 1.0
+        search.losses[scheme.name] = {name: loss * (share or 1.0) for name, loss in measured.items()}
     search.layers = {name: _options(site, search, calibrated) for name, site in search.sites.items()}
 
 

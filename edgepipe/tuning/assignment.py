@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TIE = 0.05  # of a layer's time: what timing is uncertain by
 STORED_LOSS = 1e-3  # 1 − cosine: what a layer may lose for being stored small where that gains no time
+SAVES = 0.1  # of a layer's bytes: what a smaller storage saves at least; kernels differ by less, which does not make one a smaller one
 OVERHEAD = 1000  # bytes that the nodes which expand a weight take
 NEAR = 0.15  # kernels this close are chosen between by what they lose
 
@@ -62,6 +63,7 @@ def assign(layers: Mapping[str, Sequence[Option]], max_bytes: float, fixed: Mapp
             for option in options
             if option.bytes < chosen[name].bytes
         ]
+        moves = [move for move in moves if move[1] > SAVES * chosen[move[2]].bytes] or moves
         if not moves:
             break
         _, saved, name, option = min(moves, key=lambda move: (move[0] / move[1], -move[1], move[2]))
