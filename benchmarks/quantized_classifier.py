@@ -6,7 +6,10 @@ Accuracy on all test samples; latency in one session a process, alternating, spi
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from demo import ROOT, request, write_result
-from int8_speed import SHAPES, folder_around, measure
 
 from edgepipe.build import baseline_of
 from edgepipe.config import Recipe
@@ -26,11 +28,13 @@ from edgepipe.probes import encoder_for
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
 from edgepipe.request import prepare, recipe_for
-from edgepipe.runners.local import LocalRunner
+from edgepipe.runners.local import AgentModel, LocalRunner
 from edgepipe.store import Store, cache_root
 from edgepipe.tuned_runs import run_tuned
 from edgepipe.worker_process import WorkerProcess
 
+SHAPES = ((1, 16), (1, 128), (8, 64))
+ROUNDS, PER_ROUND = 40, 3
 BUILDS: dict[str, dict[str, Any]] = {
     "edgepipe fast (max_size_bytes=17.5MB)": {"budget": ("max_size_bytes=17.5MB",)},
     "edgepipe small (max_size_bytes=14MB)": {"budget": ("max_size_bytes=14MB",)},
@@ -39,7 +43,10 @@ STORED = [
     {"pass": "merge-lora"},
     {"pass": "export-onnx"},
     {"pass": "optimize-graph"},
-    {"pass": "quantize-weights", "options": {"bits": 8, "group_size": 0, "kernel": "float32", "operators": ["MatMul", "Gemm", "Attention"]}},
+    {
+        "pass": "quantize-weights",
+        "options": {"bits": 8, "group_size": 0, "kernel": "float32", "operators": ["MatMul", "Gemm", "Attention"]},
+    },
     {"pass": "quantize-dynamic", "options": {"operators": ["Gather"]}},
 ]
 
@@ -74,14 +81,30 @@ def main() -> None:
     labels = [str(sample["label"]) for sample in samples]
     names = list(prepared.artifact.program["labels"])
     for name, found in outputs.items():
-        points = 100 * float(np.mean([label in (names[int(row.argmax())], str(int(row.argmax()))) for row, label in zip(found, labels, strict=True)]))
+        points = 100 * float(
+            np.mean([label in (names[int(row.argmax())], str(int(row.argmax()))) for row, label in zip(found, labels, strict=True)])
+        )
         agree = 100 * float((found.argmax(1) == outputs["float32"].argmax(1)).mean())
         speeds = [medians["Olive 0.13"][shape] / medians[name][shape] for shape in SHAPES]
         cells = [f"{medians[name][shape]:.2f} ({speed:.2f} ×)" for shape, speed in zip(SHAPES, speeds, strict=True)]
         rows.append(f"| {name} | {sizes[name] / 1e6:.2f} | {points:.2f} | {agree:.1f} | " + " | ".join(cells) + " |")
-        data[name] = {"bytes": sizes[name], "points": points, "agreement": agree, "ms": {f"{b}x{n}": medians[name][b, n] for b, n in SHAPES}}
-    head = "| model | MB | points on test | same label as float32, % | " + " | ".join(f"{b} × {n} ms (× Olive's speed)" for b, n in SHAPES) + " |"
-    write_result("quantized_classifier", "python benchmarks/quantized_classifier.py", "\n".join([head, "|---" * (4 + len(SHAPES)) + "|", *rows]), data)
+        data[name] = {
+            "bytes": sizes[name],
+            "points": points,
+            "agreement": agree,
+            "ms": {f"{b}x{n}": medians[name][b, n] for b, n in SHAPES},
+        }
+    head = (
+        "| model | MB | points on test | same label as float32, % | "
+        + " | ".join(f"{b} × {n} ms (× Olive's speed)" for b, n in SHAPES)
+        + " |"
+    )
+    write_result(
+        "quantized_classifier",
+        "python benchmarks/quantized_classifier.py",
+        "\n".join([head, "|---" * (4 + len(SHAPES)) + "|", *rows]),
+        data,
+    )
 
 
 def _merged(start: Any, setting: Setting) -> Path:
@@ -99,7 +122,9 @@ def _merged(start: Any, setting: Setting) -> Path:
 def _olive(merged: Path) -> Path:
     out = cache_root() / "peers" / "olive_classifier"
     subprocess.run(
-        ["bash", str(ROOT / "benchmarks" / "peers" / "olive.sh"), str(merged), str(out), "text-classification"], check=True, stdout=sys.stderr
+        ["bash", str(ROOT / "benchmarks" / "peers" / "olive.sh"), str(merged), str(out), "text-classification"],
+        check=True,
+        stdout=sys.stderr,
     )
     return next(out.glob("**/*.onnx"))
 
@@ -117,6 +142,40 @@ def _outputs(path: Path, artifact: Any, samples: Any, threads: int) -> np.ndarra
         feeds = {name: value for name, value in encoder.feeds(encoder.parts(sample)).items() if name in taken}
         rows.append(session.run(None, feeds)[0][0])
     return np.array(rows)
+
+
+def folder_around(model: Path, folder: Path) -> Path:
+    """The folder an agent opens, around an ONNX file that edgepipe did not make."""
+    (folder / "model").mkdir(exist_ok=True)
+    target = folder / "model" / "model.onnx"
+    target.unlink(missing_ok=True)
+    os.link(model, target)
+    program = {"kind": "single", "component": "model", "preprocess": {"kind": "tensors"}}
+    (folder / "artifact.json").write_text(
+        json.dumps({"program": program, "components": {"model": {"files": [{"path": "model.onnx"}]}}, "assets": []})
+    )
+    return folder
+
+
+def measure(models: dict[str, AgentModel]) -> dict[str, dict[tuple[int, int], float]]:
+    medians: dict[str, dict[tuple[int, int], float]] = {name: {} for name in models}
+    rng = np.random.default_rng(0)
+    for batch, length in SHAPES:
+        feeds: dict[str, Any] = {
+            "input_ids": rng.integers(1000, 20000, (batch, length)), "attention_mask": np.ones((batch, length), np.int64),
+            "token_type_ids": np.zeros((batch, length), np.int64),
+        }  # fmt: skip
+        taken: dict[str, list[int]] = {name: [] for name in models}
+        for number in range(ROUNDS + 2):
+            for name, model in models.items():
+                times = model.repeat(feeds, PER_ROUND)
+                if number >= 2:
+                    taken[name] += times
+        for name in models:
+            medians[name][batch, length] = statistics.median(taken[name]) / 1e6
+    for model in models.values():
+        model.close()
+    return medians
 
 
 if __name__ == "__main__":

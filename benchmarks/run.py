@@ -7,7 +7,9 @@ from pathlib import Path
 for name in (
     "startup",
     "build_speed",
-    "int8_speed",
+    "quantized_classifier",
+    "five_models",
+    "profiles_matrix",
     "pruning",
     "quantization_aware",
     "rounding",

@@ -81,7 +81,9 @@ build_options = _all(
         metavar="PASS.OPTION=VALUE",
         help="An option of a pass, e.g. quantize-dynamic.per_channel=false.",
     ),
-    click.option("--tune/--no-tune", default=True, help="Choose by measurement how each layer is quantized (default), or quantize as planned."),
+    click.option(
+        "--tune/--no-tune", default=True, help="Choose by measurement how each layer is quantized (default), or quantize as planned."
+    ),
     click.option("--model-factory", metavar="FILE.py:FUNCTION", help="Builds the torch module of an architecture of your own."),
     click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Python file that registers passes."),
     project_option,
