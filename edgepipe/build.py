@@ -113,11 +113,12 @@ def _kept_log(store: Store, log: Path) -> Iterator[Path]:
 
 
 def _build(prepared: Prepared, build: Planned, start: Artifact, setting: Setting, log: Path) -> CompressResult:
-    baseline = baseline_of(build.recipe, start, setting)
     if build.recipe.tune:
+        baseline = baseline_of(build.recipe, start, setting)
         done = run_tuned(build.steps, start, baseline, setting, prepared.task, prepared.request.budget)
     else:
         done = run_untuned(build.steps, start, setting)
+        baseline = baseline_of(build.recipe, start, setting)
     artifact = done.artifact
     check_fits(artifact, setting.profile)
     measured = measured_on(artifact, baseline, setting, prepared.task, prepared.request.task, prepared.request.target_samples)

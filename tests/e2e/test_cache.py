@@ -110,7 +110,7 @@ def test_empty_cache_can_be_listed_and_pruned(onnx_project: Project, tmp_path: P
 def test_changed_option_runs_only_from_that_pass_on(own: Project) -> None:
     own.passes(*HOST, "--set", "quantize-dynamic.per_channel=false")
 
-    assert cached(own) == [True, False]
+    assert cached(own) == [True, False, False]
 
 
 def test_downloads_are_never_pruned(own: Project) -> None:

