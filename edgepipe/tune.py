@@ -21,7 +21,7 @@ from edgepipe.tuning.explanation import reason, report, summary
 from edgepipe.tuning.losses import losses
 from edgepipe.tuning.schemes import BY_NAME, FLOAT32, INT8_DYNAMIC, INT8_STATIC, ORDER, SCHEMES, fits
 from edgepipe.tuning.search import Search
-from edgepipe.tuning.site_costs import RegionCosts, SiteCosts, region_costs, site_costs
+from edgepipe.tuning.site_costs import Lost, SiteCosts, lost_regions, site_costs
 from edgepipe.tuning.whole import whole_ms
 
 if TYPE_CHECKING:
@@ -129,10 +129,10 @@ def _winning(search: Search, room: float) -> tuple[dict[str, Option], Result]:
     fixed: dict[str, str] = {}
     for _ in range(ROUNDS):
         chosen, result = _assigned(search, room, fixed)
-        found = _regions(search, chosen, result)
-        if not found.lost:
+        lost = _lost(search, chosen, result)
+        if not lost:
             break
-        for sites, float_ms, quantized_ms in found.lost:
+        for sites, float_ms, quantized_ms in lost:
             small = {name: _stored(search, name, chosen[name]) for name in sites if name in chosen}
             fixed |= small
             search.put_back.append({"nodes": list(sites), "float32_ms": float_ms, "quantized_ms": quantized_ms})
@@ -196,14 +196,14 @@ def _stored(search: Search, name: str, now: Option) -> str:
     return max(names, key=lambda scheme: BY_NAME[scheme].bits) if names else FLOAT32.name
 
 
-def _regions(search: Search, chosen: Mapping[str, Option], result: Result) -> RegionCosts:
+def _lost(search: Search, chosen: Mapping[str, Option], result: Result) -> list[Lost]:
     if all(BY_NAME[option.scheme].kernel == "float32" for option in chosen.values()):
-        return RegionCosts(0.0, 0.0, ())
+        return []
     try:
-        return region_costs(search.artifact, result[1], search.setting, MARGIN, _computed(search, chosen))
+        return lost_regions(search.artifact, result[1], search.setting, MARGIN, _computed(search, chosen))
     except EdgepipeError as error:  # what cannot be cut out is judged as a whole by the validator
         search.costs.reason = search.costs.reason or error.what
-        return RegionCosts(0.0, 0.0, ())
+        return []
 
 
 def _run(search: Search, chosen: Mapping[str, Option]) -> Result:

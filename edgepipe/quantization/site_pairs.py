@@ -1,14 +1,12 @@
-"""Single quantized nodes beside their float32 selves, and what it costs to pass from floats to codes and back between
-them: what `put_back.best_subset` decides on."""
+"""Single quantized nodes beside their float32 selves, between what turns floats into codes and back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgepipe.quantization.cutting import FLOAT, QUANTIZED, real_values, standalone
 from edgepipe.quantization.nested import Nested
-from edgepipe.quantization.put_back import Border, Choice
 from edgepipe.quantization.regions import FOLLOWING
 from edgepipe.quantization.regions import borders as borders_of
 
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 
     from edgepipe.quantization.cutting import Graphs
     from edgepipe.quantization.nested import Value
-
-QUANTIZE, DEQUANTIZE = "quantize", "dequantize"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +35,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class SitePairs:
-    """Graphs to ask the costs of: `<site>/float32`, `<site>/quantized`, `<value>/quantize`, `<value>/dequantize`."""
+    """Graphs to ask the costs of: `<site>/float32` and `<site>/quantized`."""
 
     spans: dict[str, Span]
     graphs: Graphs
-    readers: dict[Value, tuple[str | None, ...]]  # of values that are quantized: sites, None for any other node
 
 
 def cut_sites(before: Path, after: Path, sites: Iterable[str], feeds: Mapping[str, np.ndarray]) -> SitePairs:
@@ -61,26 +56,7 @@ def cut_sites(before: Path, after: Path, sites: Iterable[str], feeds: Mapping[st
         given = {value: arrays[value] for value in span.inputs}
         graphs[f"{span.site}/{FLOAT}"] = standalone(ours, span.before, given, [span.result])
         graphs[f"{span.site}/{QUANTIZED}"] = standalone(theirs, span.after, given, [span.end])
-    inside = {index: span.site for span in spans for index in span.before}
-    readers: dict[Value, tuple[str | None, ...]] = {}
-    for value in sorted(values & set(arrays)):
-        if made := _conversions(theirs, value, arrays[value]):
-            graphs |= made
-            others = [inside.get(index) for index in ours.readers.get(value, ())] + ([None] if value in ours.ends else [])
-            readers[value] = tuple(dict.fromkeys(others))
-    return SitePairs({span.site: span for span in spans}, graphs, readers)
-
-
-def priced(pairs: SitePairs, costs: Mapping[str, float]) -> tuple[dict[str, Choice], list[Border]]:
-    """What `best_subset` takes: every site's milliseconds on floats and on codes without its ends, and the ends apart."""
-    ends = {value: tuple(costs[f"{value[1]}/{kind}"] for kind in (QUANTIZE, DEQUANTIZE)) for value in pairs.readers}
-    choices = {}
-    for name, span in pairs.spans.items():
-        inside = costs[f"{name}/{QUANTIZED}"] - sum(ends[value][0] for value in span.inputs if value in ends)
-        inside -= ends[span.result][1] if span.end != span.result and span.result in ends else 0.0
-        choices[name] = Choice(costs[f"{name}/{FLOAT}"], max(0.0, inside))
-    makers = {span.result: name for name, span in pairs.spans.items() if span.end != span.result}  # the others give floats
-    return choices, [Border(makers.get(value), readers, *ends[value]) for value, readers in pairs.readers.items()]
+    return SitePairs({span.site: span for span in spans}, graphs)
 
 
 def _span(ours: Nested, theirs: Nested, index: int) -> Span | None:
@@ -124,22 +100,3 @@ def _leading_to(model: Nested, result: Value, inputs: set[Value]) -> set[int]:
         found.add(maker)
         waiting += model.inputs[maker]
     return found
-
-
-def _conversions(model: Nested, value: Value, array: np.ndarray) -> Graphs:
-    """What turns the value into codes and back, as the quantized model does it."""
-    import numpy as np
-    import onnx
-
-    for kind in ("QuantizeLinear", "DynamicQuantizeLinear"):
-        for quantize in _reading(model, value, kind)[:1]:
-            codes = model.outputs[quantize][0]
-            made: Graphs = {f"{value[1]}/{QUANTIZE}": standalone(model, [quantize], {value: array}, [codes])}
-            made[f"{value[1]}/{DEQUANTIZE}"] = made[f"{value[1]}/{QUANTIZE}"]  # where nothing turns them back
-            for dequantize in _reading(model, codes, "DequantizeLinear")[:1]:
-                zero: Any = model.constants.get(model.inputs[dequantize][-1])
-                dtype = onnx.helper.tensor_dtype_to_np_dtype(zero.data_type) if zero and len(model.inputs[dequantize]) > 2 else np.uint8
-                given = {codes: np.zeros(array.shape, dtype)}
-                made[f"{value[1]}/{DEQUANTIZE}"] = standalone(model, [dequantize], given, model.outputs[dequantize][:1])
-            return made
-    return {}

@@ -13,7 +13,7 @@ from edgepipe.pipeline import check_recipe, run_recipe
 from edgepipe.probes import fixed_feeds, single_runs
 from edgepipe.profile import HOST
 from edgepipe.quantization.cutting import FLOAT, QUANTIZED, cut_regions
-from edgepipe.quantization.site_pairs import cut_sites, priced
+from edgepipe.quantization.site_pairs import cut_sites
 from edgepipe.tuning.chains import chain_costs
 from edgepipe.tuning.schemes import INT8_STATIC, KERNELS, fits
 
@@ -46,15 +46,6 @@ class SiteCosts:
     divergence: dict[str, float] = field(default_factory=dict)  # kernel → 1 − cosine of the outputs with every layer under it
     layers: dict[str, int] = field(default_factory=dict)  # kernel → how many that were
     options: dict[str, dict[str, Any]] = field(default_factory=dict)  # kernel → of its pass, those that moved the outputs least
-
-
-@dataclass(frozen=True, slots=True)
-class RegionCosts:
-    """Of one quantized model against its float32 twin: what lost and by how much."""
-
-    float32_ms: float
-    quantized_ms: float
-    lost: tuple[tuple[tuple[str, ...], float, float], ...]  # sites, float32, quantized
 
 
 def typical_feeds(artifact: Artifact, setting: Setting) -> Mapping[str, np.ndarray]:
@@ -96,11 +87,9 @@ def site_costs(artifact: Artifact, sites: Mapping[str, Site], setting: Setting, 
     costs = costs_there(graphs, artifact, setting)  # all in one go: timed in turns, so that other load meets all alike
     found.source, found.reason = costs.source, costs.reason
     for kernel, cut in pairs.items():
-        ms = {name: costs.ms[_own_name(kernel, name)] for name in cut.graphs}
-        choices, _ = priced(cut, ms)
-        for name, choice in choices.items():
-            by_kernel = found.ms.setdefault(name, {"float32": choice.float_ms})
-            by_kernel[kernel] = ms[f"{name}/{QUANTIZED}"]
+        for name in cut.spans:
+            by_kernel = found.ms.setdefault(name, {"float32": costs.ms[f"{name}/{FLOAT}"]})
+            by_kernel[kernel] = costs.ms[_own_name(kernel, f"{name}/{QUANTIZED}")]
     if INT8_STATIC.kernel in found.options and any(site.operator == "Conv" for site in sites.values()):
         variant = replace(INT8_STATIC, options=found.options[INT8_STATIC.kernel])
         chained = chain_costs(
@@ -163,18 +152,20 @@ def _own_name(kernel: str, name: str) -> str:
     return name if variant == FLOAT else f"{thing}/{kernel} {variant}"
 
 
-def region_costs(artifact: Artifact, other: Artifact, setting: Setting, margin: float, computed: Collection[str]) -> RegionCosts:
-    """Every region that differs, as float32 and as quantized; those that lose by more than `margin` are named, where a
-    layer in `computed` is among them: lookups cost microseconds, and weights that are expanded at load run the same kernel."""
+Lost = tuple[tuple[str, ...], float, float]  # nodes of a region, its milliseconds as float32 and as quantized
+
+
+def lost_regions(artifact: Artifact, other: Artifact, setting: Setting, margin: float, computed: Collection[str]) -> list[Lost]:
+    """The regions that are slower quantized by more than `margin`, where a layer in `computed` is among them: lookups cost
+    microseconds, and weights that are expanded at load run the same kernel."""
     cuts = cut_regions(artifact.model.main_file, other.model.main_file, typical_feeds(artifact, setting))
     costs = costs_there(cuts.graphs, artifact, setting)
-    lost, before, after = [], 0.0, 0.0
-    for name, region in cuts.regions.items():
-        float_ms, quantized_ms = costs.ms[f"{name}/{FLOAT}"], costs.ms[f"{name}/{QUANTIZED}"]
-        before, after = before + float_ms, after + quantized_ms
-        if quantized_ms > float_ms * (1 + margin) and any(name in computed for name in region.sites):
-            lost.append((tuple(region.sites), float_ms, quantized_ms))
-    return RegionCosts(before, after, tuple(lost))
+    times = {name: (costs.ms[f"{name}/{FLOAT}"], costs.ms[f"{name}/{QUANTIZED}"]) for name in cuts.regions}
+    return [
+        (tuple(region.sites), *times[name])
+        for name, region in cuts.regions.items()
+        if times[name][1] > times[name][0] * (1 + margin) and any(site in computed for site in region.sites)
+    ]
 
 
 def costs_there(graphs: Any, artifact: Artifact, setting: Setting) -> Costs:
