@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from edgepipe.passes import PassSpec
 
 
-MOST_APART = 0.25  # of the outputs' length, between an optimised and a plain session: beyond, no rounding explains it
-
-
 @dataclass(frozen=True, slots=True)
 class CheckResult:
     name: str
@@ -51,6 +48,7 @@ def run_checks(spec: PassSpec, before: Artifact, after: Artifact, options: Any, 
 
 Outcome = tuple[float | None, bool, str]
 COARSE = 0.05  # limits from here on are those of quantized graphs
+MOST_APART = 0.25  # of the outputs' length, between an optimised and a plain session: beyond, no rounding explains it
 ROUNDING, MOST_ROUNDING = 2.0, 1e-2  # times a model's own rounding; over that it is no rounding any more
 
 

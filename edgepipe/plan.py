@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 TOKENS = 128  # that kernel costs are looked up for
 MAPPED_SHARE = 0.02  # of the device's memory: smaller models are not worth a second file
-WORTH_QUANTIZING = 0.05  # of the weights; below that the file hardly shrinks
 
 
 def plan(artifact: Artifact, profile: Profile, *, calibrated: bool = False) -> Recipe:

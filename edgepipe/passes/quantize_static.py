@@ -65,6 +65,7 @@ def quantize_static(artifact: Artifact, options: QuantizeStatic, ctx: Context) -
     """Make weights and activations int8 with scales from calibration data: the same for every sample."""
     from edgepipe.quantization import dynamic, qdq, static
     from edgepipe.quantization.equalization import equalize
+    from edgepipe.quantization.rounding import NEEDS_HESSIAN
     from edgepipe.quantization.session import Rewrite
     from edgepipe.quantization.smooth import smooth
     from edgepipe.quantization.statistics import activation_scales, corrected, moments_of, statistics
@@ -76,12 +77,13 @@ def quantize_static(artifact: Artifact, options: QuantizeStatic, ctx: Context) -
     sites = rewrite.again(sites)
     if options.equalize:
         equalize(rewrite.graph)
-    found = statistics(rewrite, sites, options, moments=options.method in ("gptq", "adaround"))
+    moments = options.method in NEEDS_HESSIAN
+    found = statistics(rewrite, sites, options, moments=moments)
     if options.smooth is not None:
         peaks = {name: each.channel_max for name, each in found.items() if each.channel_max is not None}
         if smooth(rewrite.graph, peaks, alpha=options.smooth, nodes=sites.keys()):
             sites = rewrite.again(sites)
-            found = statistics(rewrite, sites, options, moments=options.method in ("gptq", "adaround"))
+            found = statistics(rewrite, sites, options, moments=moments)
     scales, left = activation_scales(found, options)
     sites = rewrite.leave(sites, left)
     rounding = Rounding(
@@ -96,13 +98,14 @@ def quantize_static(artifact: Artifact, options: QuantizeStatic, ctx: Context) -
     if options.correct_bias:
         sites = corrected(rewrite, sites, rounding, found)
     activations = static.StaticActivations(rewrite.graph, scales)
+    numbers = {name: number for number, name in enumerate(sites)}
 
     def other(node: Any) -> None:
         site = sites.get(node.name)
         if site is None:
             return
         if site.kind in ("product", "attention") and static.takes(rewrite.graph, site, node):
-            ctx.progress("quantizing", list(sites).index(site.node), len(sites))
+            ctx.progress("quantizing", numbers[site.node], len(sites))
             static.to_static(rewrite.graph, node, site, rounding, activations)
         else:
             rewrite.left[site.node] = "what it gives was not seen in calibration" if site.kind == "convolution" else dynamic.NO_KERNEL

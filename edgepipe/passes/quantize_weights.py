@@ -47,13 +47,16 @@ class QuantizeWeights(PassOptions):
 
     @property
     def uses_data(self) -> bool:
-        return self.scale_activations or self.method in ("gptq", "adaround")
+        from edgepipe.quantization.rounding import NEEDS_HESSIAN
+
+        return self.scale_activations or self.method in NEEDS_HESSIAN
 
     @model_validator(mode="after")
     def _blocks(self) -> Self:
-        size = self.group_size
-        if self.kernel == "few-bits" and (size < 16 or size & (size - 1)):
-            raise ValueError(f"the runtime has kernels for groups of a power of two from 16, not of {size}")
+        from edgepipe.quantization.weight_only import takes_block
+
+        if self.kernel == "few-bits" and not takes_block(self.group_size):
+            raise ValueError(f"the runtime has kernels for groups of a power of two from 16, not of {self.group_size}")
         return self
 
 
@@ -102,22 +105,15 @@ def quantize_weights(artifact: Artifact, options: QuantizeWeights, ctx: Context)
 
 
 def _quantize(graph: Any, node: Any, site: Any, grid: Any, options: QuantizeWeights, hessian: Any) -> None:
-    from dataclasses import replace
-
     from edgepipe.quantization.rounding import NEEDS_HESSIAN, quantize
-    from edgepipe.quantization.sites import attribute, matrix_of
+    from edgepipe.quantization.sites import is_transposed, matrix_of
     from edgepipe.quantization.stored import expanded
-    from edgepipe.quantization.weight_only import SMALLEST_BLOCK, decomposes, to_block_table, to_nbits
+    from edgepipe.quantization.weight_only import decomposes, grid_of_rows, to_block_table, to_nbits
 
     method = "mse" if options.method in NEEDS_HESSIAN and hessian is None else options.method
     if site.kind == "table":
-        size = min(grid.group_size or 128, 1 << (site.shape[1].bit_length() - 1))
-        rows = quantize(
-            method if method not in NEEDS_HESSIAN else "mse",
-            graph.array(site.weight).T,
-            replace(grid, group_size=max(SMALLEST_BLOCK, size)),
-            name=site.weight,
-        )
+        method = "mse" if method in NEEDS_HESSIAN else method
+        rows = quantize(method, graph.array(site.weight).T, grid_of_rows(grid, site.shape[1]), name=site.weight)
         to_block_table(graph, node, site, rows, options.bits)
         return
     weight = matrix_of(graph, node, site)
@@ -125,8 +121,7 @@ def _quantize(graph: Any, node: Any, site: Any, grid: Any, options: QuantizeWeig
         to_nbits(graph, node, site, quantize(method, weight, grid, hessian, name=site.weight), options.bits, options.accuracy_level)
         return
     found = quantize(method, weight, grid, hessian, name=site.weight)
-    transposed = site.kind == "convolution" or (site.operator == "Gemm" and bool(attribute(node, "transB", 0)))
-    name, nodes = expanded(graph, site.weight, found, options.bits, transposed=transposed, shape=site.shape)
+    name, nodes = expanded(graph, site.weight, found, options.bits, transposed=is_transposed(node), shape=site.shape)
     new = type(node).FromString(node.SerializeToString())
     new.input[1] = name
     graph.replace(node, *nodes, new)

@@ -7,7 +7,7 @@ The module itself is not rebuilt: each call is given the rounded weights in plac
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from torch import nn
 from edgepipe.errors import PassError, UsageError, nearest
 from edgepipe.quantization.fake_quantize import bounded, fake_quantize, fake_quantize_activation, gentle, learnable_steps
 from edgepipe.quantization.rounding import Grid, quantize
+from edgepipe.quantization.weight_only import grid_of_rows
 from edgepipe.training.outputs import by_name, named
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-SHORTEST_BLOCK, LONGEST_BLOCK = 16, 128  # of a table's rows
 ROUNDS = 8  # of a projection, until rounding again changes nothing
 
 
@@ -79,12 +79,6 @@ def sites_of(module: nn.Module, grid: Grid, tables: Grid | None, exclude: Sequen
             fix="leave the pass out of the recipe, or exclude fewer layers",
         )
     return list(sites.values())
-
-
-def grid_of_rows(grid: Grid, width: int) -> Grid:
-    """A table's grid: blocks within its rows of a power of two from 16 on, as the runtime's kernels take them."""
-    size = min(grid.group_size if grid.group_size > 0 else LONGEST_BLOCK, 1 << (width.bit_length() - 1))
-    return replace(grid, group_size=max(SHORTEST_BLOCK, size))
 
 
 class FakeQuantizedModel:

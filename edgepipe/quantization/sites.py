@@ -105,19 +105,18 @@ def _matrix(node: Any, kind: Kind, shape: tuple[int, ...]) -> tuple[int, int]:
         return math.prod(shape[1:]), shape[0]
     if kind == "recurrent":
         return shape[2], shape[0] * shape[1]
-    if node.op_type == "Gemm" and attribute(node, "transB", 0):
-        return shape[1], shape[0]
-    return shape[0], shape[1]
+    return (shape[1], shape[0]) if is_transposed(node) else (shape[0], shape[1])
+
+
+def is_transposed(node: Any) -> bool:
+    """Whether the node keeps its weight as [n, …]: convolutions, and products that say so."""
+    return KINDS.get(node.op_type) == "convolution" or bool(node.op_type == "Gemm" and attribute(node, "transB", 0))
 
 
 def matrix_of(graph: Graph, node: Any, site: Site) -> np.ndarray:
     """The site's weight as [k, n], float32."""
     values = graph.array(site.weight)
-    if site.kind == "convolution":
-        return values.reshape(site.n, site.k).T
-    if site.operator == "Gemm" and attribute(node, "transB", 0):
-        return values.T
-    return values.reshape(site.k, site.n)
+    return values.reshape(site.n, site.k).T if is_transposed(node) else values.reshape(site.k, site.n)
 
 
 def chosen(

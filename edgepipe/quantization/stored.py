@@ -7,7 +7,6 @@ DequantizeLinear, which the runtime leaves in the graph for its own fusions.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 OPSET = 11
 FLOAT, INT8, INT32 = 1, 3, 6  # ONNX's numbers of types
-STORED_BITS = (2, 4, 8)
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -84,13 +82,6 @@ def expanded(
     if laid != tuple(last):
         value = make.reshape(value, *last)
     return value, make.nodes
-
-
-def stored_bytes(parameters: int, bits: int, group_size: int, n: int) -> int:
-    """What a weight takes in the file, with its scales."""
-    k = parameters // max(1, n)
-    groups = -(-k // group_size) if group_size > 0 else 1
-    return math.ceil(parameters * bits / 8) + 4 * groups * n
 
 
 def _unpacked(make: _Nodes, codes: np.ndarray, bits: int) -> str:

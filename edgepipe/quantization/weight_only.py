@@ -5,6 +5,7 @@ MatMulNBits computes in int8 with `accuracy_level` 4, else it expands blocks to 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +15,10 @@ from edgepipe.quantization.sites import attribute
 
 if TYPE_CHECKING:
     from edgepipe.quantization.graph import Graph
-    from edgepipe.quantization.rounding import Quantized
+    from edgepipe.quantization.rounding import Grid, Quantized
     from edgepipe.quantization.sites import Site
 
-KERNEL_BITS = (2, 4, 8)
-SMALLEST_BLOCK = 16
+SMALLEST_BLOCK, LARGEST_BLOCK = 16, 128  # the latter of a table's rows, where no size is asked for
 
 
 def to_nbits(graph: Graph, node: Any, site: Site, found: Quantized, bits: int, accuracy_level: int) -> None:
@@ -116,6 +116,12 @@ def to_block_table(graph: Graph, node: Any, site: Site, found: Quantized, bits: 
         gather_axis=0, quantize_axis=1, block_size=found.group_size, bits=bits,
     )  # fmt: skip
     graph.replace(node, made)
+
+
+def grid_of_rows(grid: Grid, width: int) -> Grid:
+    """A table's grid: blocks within its rows of a power of two from 16 on, as the runtime's kernels take them."""
+    size = min(grid.group_size if grid.group_size > 0 else LARGEST_BLOCK, 1 << (width.bit_length() - 1))
+    return replace(grid, group_size=max(SMALLEST_BLOCK, size))
 
 
 def takes_block(size: int) -> bool:

@@ -9,7 +9,7 @@ from edgepipe.probes import single_runs
 from edgepipe.quantization.graph import Graph
 from edgepipe.quantization.rounding import Grid, quantize
 from edgepipe.quantization.sensitivity import Probe, sensitivities
-from edgepipe.quantization.sites import attribute, find_sites, matrix_of
+from edgepipe.quantization.sites import find_sites, is_transposed, matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -69,7 +69,6 @@ def _rounded(graph: Graph, node: object, site: Site, scheme: Scheme) -> Callable
         if site.kind == "table":
             return quantize("nearest", graph.array(site.weight).T, grid, name=site.weight).dequantized().T
         values = quantize("mse" if scheme.bits < 8 else "nearest", matrix_of(graph, node, site), grid, name=site.weight).dequantized()
-        transposed = site.kind == "convolution" or (site.operator == "Gemm" and attribute(node, "transB", 0))
-        return (values.T if transposed else values).reshape(site.shape)
+        return (values.T if is_transposed(node) else values).reshape(site.shape)
 
     return weight

@@ -20,7 +20,7 @@ from edgepipe.quantization.graph import Graph
 from edgepipe.quantization.rounding import Grid, Quantized, quantize
 from edgepipe.quantization.sites import find_sites, matrix_of
 from edgepipe.quantization.static import Scale, StaticActivations, scale_of
-from edgepipe.quantization.stored import expanded, pack, stored_bytes
+from edgepipe.quantization.stored import expanded, pack
 from edgepipe.quantization.weight_only import to_nbits
 from edgepipe.quantization.weights8 import Rounding, progressive
 from tests.onnx_models import make_model
@@ -260,11 +260,6 @@ def test_layers_that_share_a_weight_share_its_codes(tmp_path: Path) -> None:
 
         assert sum(len(tensor.raw_data) for tensor in after.graph.initializer) < 64 * 64 * bits / 8 + 1200
         assert np.abs(both(after, feeds)).max() < 100
-
-
-def test_bytes_of_stored_weights_are_what_the_file_holds() -> None:
-    assert stored_bytes(64 * 32, 4, 32, 32) == 64 * 32 // 2 + 4 * 2 * 32
-    assert stored_bytes(64 * 32, 8, 0, 32) == 64 * 32 + 4 * 32
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (5,), (1,), (3, 5)])
