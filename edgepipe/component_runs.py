@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.components import inputs_of, is_composed, put_back, record, view
 from edgepipe.config import Data
-from edgepipe.data import PROBE_SPLITS, Splits
+from edgepipe.data import Splits
 from edgepipe.errors import DataError
 from edgepipe.pipeline import run_recipe
 from edgepipe.worker import CountFlops
@@ -58,7 +58,8 @@ def component_settings(steps: Steps, start: Artifact, setting: Setting) -> Itera
     """
     roles = [role for role in start.roles if steps_on(role, steps)]
     needed = {split for _, spec, _ in steps for split in (*spec.data, *spec.optional_data) if setting.splits.has(split)}
-    needed |= {*[split for split in PROBE_SPLITS if setting.splits.has(split)][:1]}
+    if seen := setting.splits.to_look_at:
+        needed.add(seen)
     with setting.store.workdir() as folder:
         for split in sorted(needed):
             samples = setting.splits(split)

@@ -38,6 +38,11 @@ class Splits:
     def has(self, split: Split) -> bool:
         return bool(self.config.file or getattr(self.config, split))
 
+    @property
+    def to_look_at(self) -> Split | None:
+        """The first split that is there of those which checks and choices may look at: never the test data."""
+        return next((split for split in PROBE_SPLITS if self.has(split)), None)
+
     def __call__(self, split: Split) -> list[Sample]:
         """The samples of one split; `DataError` when there are none."""
         if split not in self._read:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.artifact import Artifact, digest, sha256_file
 from edgepipe.checks import CHECKS
 from edgepipe.cost.table import load_table
-from edgepipe.data import PROBE_SPLITS
 from edgepipe.errors import ModelError, PassError, UsageError, nearest
 from edgepipe.machine import machine_facts
 from edgepipe.passes import PassSpec, passes
@@ -47,6 +46,10 @@ SHARED_SOURCES = (
     "worker.py",
     "data.py",
     "readers.py",
+    "npz.py",
+    "dataset_folder.py",
+    "onnx_file.py",
+    "segments.py",
     "preprocess.py",
     "tasks/classification.py",
     "training/batches.py",
@@ -257,7 +260,7 @@ def cache_key(
                 split: setting.splits.digest(split)
                 for split in (*spec.data, *(each for each in spec.optional_data if setting.splits.has(each)))
             },
-            "probes": next((setting.splits.digest(split) for split in PROBE_SPLITS if setting.splits.has(split)), None),
+            "probes": setting.splits.digest(seen) if (seen := setting.splits.to_look_at) else None,
             "facts": dict(facts),
             "costs": dict(costs),
             "threads": setting.threads,

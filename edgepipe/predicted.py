@@ -10,8 +10,9 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
@@ -29,7 +30,7 @@ from edgepipe.runners.agent import wire
 from edgepipe.store import cache_root
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from edgepipe.artifact import Artifact
     from edgepipe.cost.latency import Prediction
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from edgepipe.readers import Sample
     from edgepipe.store import Store
 
+Key = TypeVar("Key")
 SHORT, LONG = 16, 128  # tokens
 KINDS = ("baseline", "candidate")
 COSTLIEST = 10
@@ -69,20 +71,11 @@ def predict_latencies(
     shapes, task_length = _shapes(candidate, samples)
     jobs = [(name, artifact, shape) for name, artifact in (("baseline", baseline), ("candidate", candidate)) for shape in shapes]
     jobs.sort(key=lambda job: (-job[2][1], job[0]))  # the longest runs first
-    progress.update(STAGE, f"counting instructions for {profile.cpu.model}", 0, len(jobs))
-    found: dict[tuple[str, tuple[int, int]], Counts] = {}
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        counting = [
-            (name, shape, pool.submit(_counts, artifact, shape, samples, profile, emulation, store)) for name, artifact, shape in jobs
-        ]
-        try:
-            for number, (name, shape, future) in enumerate(counting):
-                found[name, shape] = future.result()
-                progress.update(STAGE, f"counting instructions for {profile.cpu.model}", number + 1, len(jobs))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # else those that wait would still run, minutes each
-            stop_counting()
-            raise
+    found = counted_together(
+        {(name, shape): partial(_counts, artifact, shape, samples, profile, emulation, store) for name, artifact, shape in jobs},
+        profile,
+        progress,
+    )
     threads = profile.runtime.threads
     runs = 2 if candidate.program["preprocess"].get("twin") else 1  # a sample of two texts runs the model on each
 
@@ -114,6 +107,24 @@ def _told(entries: list[dict[str, Any]], scaling: list[dict[str, float]], longes
     threads = profile.runtime.threads
     costliest = {name: _costliest(predict(counts, profile, threads)) for name, counts in longest.items()}
     return Predicted(entries, scaling, costliest, _roofline(longest, profile, threads))
+
+
+def counted_together(jobs: Mapping[Key, Callable[[], Counts]], profile: Profile, progress: Progress) -> dict[Key, Counts]:
+    """The counts of every job, as many at a time as there are cores; an interrupt ends those that run."""
+    what = f"counting instructions for {profile.cpu.model}"
+    progress.update(STAGE, what, 0, len(jobs))
+    found: dict[Key, Counts] = {}
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        counting = {key: pool.submit(job) for key, job in jobs.items()}
+        try:
+            for number, (key, future) in enumerate(counting.items(), start=1):
+                found[key] = future.result()
+                progress.update(STAGE, what, number, len(jobs))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # else those that wait would still run, minutes each
+            _stop_counting()
+            raise
+    return found
 
 
 def _shapes(artifact: Artifact, samples: Sequence[Sample]) -> tuple[list[tuple[int, int]], int]:
@@ -170,7 +181,7 @@ def counted(artifact: Artifact, feeds: Feeds, told_by: Mapping[str, Any], profil
     return counts
 
 
-def stop_counting() -> None:
+def _stop_counting() -> None:
     """End this process's counting emulators: an interrupt need not have reached them."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):

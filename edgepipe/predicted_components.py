@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.components import inputs_of, view
 from edgepipe.cost.counting import Counts, NodeCounts
-from edgepipe.machine import usable_cores
-from edgepipe.measure import STAGE
-from edgepipe.predicted import KINDS, between, counted, predicted_at_task, stop_counting
+from edgepipe.predicted import KINDS, between, counted, counted_together, predicted_at_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,25 +47,16 @@ def predict_components(
     calls = _median([inputs_of(baseline, samples[index]) for index in range(0, len(samples), max(1, len(samples) // LOOKED_AT))])
     artifacts = dict(zip(KINDS, (baseline, candidate), strict=True))
     jobs = [(kind, role, feeds) for kind in KINDS for role, found in calls.items() for feeds in _ends(found)]
-    progress.update(STAGE, f"counting instructions for {profile.cpu.model}", 0, len(jobs))
-    counts: dict[tuple[str, str, Shape], Counts] = {}
-    with ThreadPoolExecutor(usable_cores()) as pool:
 
-        def one(kind: str, role: str, feeds: Feeds) -> Counts:
-            alone = view(artifacts[kind], role)
-            taken = {entry["name"]: feeds[entry["name"]] for entry in alone.model.signature["inputs"]}  # not what became a constant
-            told_by = {"shape": [[name, list(dims)] for name, dims in _shape(taken)]}
-            return counted(alone, taken, told_by, profile, emulation, store)
+    def one(kind: str, role: str, feeds: Feeds) -> Counts:
+        alone = view(artifacts[kind], role)
+        taken = {entry["name"]: feeds[entry["name"]] for entry in alone.model.signature["inputs"]}  # not what became a constant
+        told_by = {"shape": [[name, list(dims)] for name, dims in _shape(taken)]}
+        return counted(alone, taken, told_by, profile, emulation, store)
 
-        futures = [((kind, role, _shape(feeds)), pool.submit(one, kind, role, feeds)) for kind, role, feeds in jobs]
-        try:
-            for number, (key, future) in enumerate(futures):
-                counts[key] = future.result()
-                progress.update(STAGE, f"counting instructions for {profile.cpu.model}", number + 1, len(jobs))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            stop_counting()
-            raise
+    counts = counted_together(
+        {(kind, role, _shape(feeds)): partial(one, kind, role, feeds) for kind, role, feeds in jobs}, profile, progress
+    )
     return predicted_at_task({kind: _whole(calls, {key[1:]: c for key, c in counts.items() if key[0] == kind}) for kind in KINDS}, profile)
 
 

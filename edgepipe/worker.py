@@ -137,13 +137,12 @@ class WorkerContext:
         return single_runs(artifact, samples)
 
     def probes(self, artifact: Artifact) -> list[Feeds]:
-        from edgepipe.data import PROBE_SPLITS
         from edgepipe.probes import probe_feeds
 
         key = artifact.digest
         if key not in self._probes:
-            samples = next((self._splits(split) for split in PROBE_SPLITS if self._splits.has(split)), [])
-            self._probes[key] = probe_feeds(artifact, samples)
+            split = self._splits.to_look_at
+            self._probes[key] = probe_feeds(artifact, self._splits(split) if split else [])
         return self._probes[key]
 
     def progress(self, what: str, done: int = 0, total: int = 0) -> None:

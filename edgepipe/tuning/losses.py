@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgepipe.data import PROBE_SPLITS
-from edgepipe.probes import single_runs
 from edgepipe.quantization.graph import Graph
 from edgepipe.quantization.rounding import Grid, quantize
 from edgepipe.quantization.sensitivity import Probe, sensitivities
 from edgepipe.quantization.sites import find_sites, is_transposed, matrix_of
+from edgepipe.tuning.looking import runs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,11 +25,9 @@ SAMPLES = 12
 
 def losses(artifact: Artifact, schemes: Iterable[Scheme], names: Iterable[str], setting: Setting) -> dict[str, dict[str, float]]:
     """{scheme: {layer: 1 − cosine}}. Empty without data; layers in bodies of If, Loop and Scan have none."""
-    split = next((split for split in PROBE_SPLITS if setting.splits.has(split)), None)
-    if split is None:
+    feeds = list(runs_of(artifact, setting, SAMPLES))
+    if not feeds:
         return {}
-    samples = setting.splits(split)
-    feeds = list(single_runs(artifact, samples[:: max(1, len(samples) // SAMPLES)][:SAMPLES]))
     wanted = set(names)
     result: dict[str, dict[str, float]] = {}
     with setting.store.workdir() as workdir:

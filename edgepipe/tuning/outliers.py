@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.data import PROBE_SPLITS
-from edgepipe.probes import single_runs
 from edgepipe.quantization.calibration import observe
 from edgepipe.quantization.observers import Wanted
 from edgepipe.quantization.outliers import outlier_channels
+from edgepipe.tuning.looking import runs_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,16 +22,14 @@ SHOWN = 6  # layers
 
 def outliers(artifact: Artifact, sites: Mapping[str, Site], setting: Setting) -> dict[str, dict[str, Any]]:
     """Of the layers with the widest spread, by node name: as `quantization.outliers` gives them. Empty without data."""
-    split = next((split for split in PROBE_SPLITS if setting.splits.has(split)), None)
     reading = {site.data: site for site in reversed(list(sites.values())) if site.kind in ("product", "attention", "convolution")}
-    if split is None or not reading:
+    if setting.splits.to_look_at is None or not reading:
         return {}
-    samples = setting.splits(split)
     wanted = {name: Wanted(1 if site.kind == "convolution" else -1) for name, site in reading.items()}
     found = observe(
         artifact.model.main_file,
         wanted,
-        single_runs(artifact, samples[:: max(1, len(samples) // SAMPLES)][:SAMPLES]),
+        runs_of(artifact, setting, SAMPLES),
         disabled_optimizers=artifact.program.get("session", {}).get("disabled_optimizers", ()),
     )
     widest = list(outlier_channels(found).items())[:SHOWN]

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.config import Recipe
-from edgepipe.data import PROBE_SPLITS
 from edgepipe.errors import EdgepipeError
 from edgepipe.graph_costs import graph_costs
 from edgepipe.pipeline import check_recipe, run_recipe
@@ -15,7 +14,9 @@ from edgepipe.profile import HOST
 from edgepipe.quantization.cutting import FLOAT, QUANTIZED, cut_regions
 from edgepipe.quantization.site_pairs import cut_sites
 from edgepipe.tuning.chains import chain_costs
+from edgepipe.tuning.looking import runs_of
 from edgepipe.tuning.schemes import INT8_STATIC, KERNELS, fits
+from edgepipe.worker import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -50,7 +51,7 @@ class SiteCosts:
 
 def typical_feeds(artifact: Artifact, setting: Setting) -> Mapping[str, np.ndarray]:
     """The inputs of the sample of median size, of real data where there is any."""
-    split = next((split for split in PROBE_SPLITS if setting.splits.has(split)), None)
+    split = setting.splits.to_look_at
     if split is None:
         return fixed_feeds(artifact, 1, 64)
     runs = list(single_runs(artifact, setting.splits(split)[:LOOKED_AT]))
@@ -69,7 +70,7 @@ def quantized(scheme: Scheme, names: list[str], artifact: Artifact, setting: Set
 def site_costs(artifact: Artifact, sites: Mapping[str, Site], setting: Setting, *, calibrated: bool) -> SiteCosts:
     """Costs of every layer as it is and under each kernel that it can have. A kernel that the target or the model does not
     take is left out, with the reason."""
-    found = SiteCosts()
+    found, reference = SiteCosts(), Reference(artifact, setting)
     feeds = typical_feeds(artifact, setting)
     pairs: dict[str, SitePairs] = {}
     graphs: dict[str, Any] = {}
@@ -77,7 +78,7 @@ def site_costs(artifact: Artifact, sites: Mapping[str, Site], setting: Setting, 
         names = [name for name, site in sites.items() if fits(scheme, site, calibrated=calibrated)]
         if not names:
             continue
-        tried = _tried(scheme, names, artifact, setting, found)
+        tried = _tried(scheme, names, artifact, setting, found, reference)
         if tried is None:
             continue
         found.divergence[scheme.kernel], found.options[scheme.kernel], other = tried
@@ -107,7 +108,7 @@ def site_costs(artifact: Artifact, sites: Mapping[str, Site], setting: Setting, 
 
 
 def _tried(
-    scheme: Scheme, names: list[str], artifact: Artifact, setting: Setting, found: SiteCosts
+    scheme: Scheme, names: list[str], artifact: Artifact, setting: Setting, found: SiteCosts, reference: Reference
 ) -> tuple[float, dict[str, Any], Artifact] | None:
     """(divergence, options, artifact) of the best of the scheme's variants; None where the model takes none, with the reason."""
     best: tuple[float, dict[str, Any], Artifact] | None = None
@@ -117,7 +118,7 @@ def _tried(
         except EdgepipeError as error:
             found.without[scheme.kernel] = error.what
             continue
-        moved = divergence(artifact, other, setting)
+        moved = reference.divergence(other)
         if best is None or moved < best[0]:
             best = moved, options, other
     if best is not None:
@@ -125,25 +126,28 @@ def _tried(
     return best
 
 
-def divergence(before: Artifact, after: Artifact, setting: Setting) -> float:
-    """Mean 1 − cosine of the outputs over some real samples; 0 without any."""
-    import numpy as np
+class Reference:
+    """What the float32 model gives for some real samples, run once for all that is compared with it."""
 
-    from edgepipe.worker import open_model
+    def __init__(self, artifact: Artifact, setting: Setting) -> None:
+        model = open_model(artifact, True, (), setting.threads)
+        self._threads = setting.threads
+        self._runs = [(feeds, list(model(feeds).values())) for feeds in runs_of(artifact, setting, COMPARED)]
 
-    split = next((split for split in PROBE_SPLITS if setting.splits.has(split)), None)
-    if split is None:
-        return 0.0
-    samples = setting.splits(split)
-    step = max(1, len(samples) // COMPARED)
-    old, new = (open_model(one, True, (), setting.threads) for one in (before, after))
-    gaps = []
-    for feeds in single_runs(before, samples[::step][:COMPARED]):
-        for expected, got in zip(old(feeds).values(), new(feeds).values(), strict=True):
-            a, b = expected.ravel().astype(np.float64), got.ravel().astype(np.float64)
-            length = float(np.linalg.norm(a) * np.linalg.norm(b))
-            gaps.append(1 - float(a @ b) / length if a.shape == b.shape and length else float(not np.allclose(a, b)))
-    return float(np.mean(gaps))
+    def divergence(self, other: Artifact) -> float:
+        """Mean 1 − cosine of the other's outputs; 0 without samples."""
+        import numpy as np
+
+        if not self._runs:
+            return 0.0
+        model = open_model(other, True, (), self._threads)
+        gaps = []
+        for feeds, outputs in self._runs:
+            for expected, got in zip(outputs, model(feeds).values(), strict=True):
+                a, b = expected.ravel().astype(np.float64), got.ravel().astype(np.float64)
+                length = float(np.linalg.norm(a) * np.linalg.norm(b))
+                gaps.append(1 - float(a @ b) / length if a.shape == b.shape and length else float(not np.allclose(a, b)))
+        return float(np.mean(gaps))
 
 
 def _own_name(kernel: str, name: str) -> str:

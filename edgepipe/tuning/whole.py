@@ -27,8 +27,8 @@ def whole_ms(artifacts: Mapping[str, Artifact], setting: Setting) -> dict[str, f
     if any(artifact.model.size_bytes > LARGEST_BYTES for artifact in artifacts.values()):
         return {}
     graphs: dict[str, Any] = {}
+    feeds = typical_feeds(next(iter(artifacts.values())), setting)
     for name, artifact in artifacts.items():
-        feeds = typical_feeds(artifact, setting)
         taken = {entry["name"]: feeds[entry["name"]] for entry in artifact.model.signature["inputs"]}
         graphs[f"whole/{name}"] = (load_onnx(artifact.model.main_file, data=True), taken)
     costs = costs_there(graphs, artifact, setting)
