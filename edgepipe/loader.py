@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.artifact import sha256_file
 from edgepipe.errors import ModelError, UsageError
 from edgepipe.importing import import_file
+from edgepipe.structure import STRUCTURE_FILE, apply_structure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,7 +64,7 @@ def _load_base(artifact: Artifact) -> tuple[nn.Module, list[str]]:
     program, folder = artifact.program, artifact.model.folder
     if program.get("factory"):
         return _from_factory(program["factory"], folder), []
-    if (folder / "structure.json").is_file():
+    if (folder / STRUCTURE_FILE).is_file():
         return _restructured(artifact), []
     return _from_transformers(artifact)
 
@@ -202,8 +203,6 @@ def _restructured(artifact: Artifact) -> nn.Module:
     """A pruned model: built from its config, cut to the widths in structure.json, then filled."""
     from safetensors.torch import load_file
 
-    from edgepipe.structure import apply_structure
-
     folder = artifact.model.folder
     module = _empty(artifact)
     apply_structure(module, folder)
@@ -232,10 +231,20 @@ def _restructured(artifact: Artifact) -> nn.Module:
     return module
 
 
-def _empty(artifact: Artifact) -> nn.Module:
+def skeleton(artifact: Artifact, config: Any = None) -> nn.Module:
+    """The artifact's model as its config, or its user's factory, builds it: shapes without values. `config` instead of its own."""
+    import torch
+
+    with torch.device("meta"):
+        if factory := artifact.program.get("factory"):
+            return _made(factory, artifact.model.folder)
+        return _empty(artifact, config)
+
+
+def _empty(artifact: Artifact, config: Any = None) -> nn.Module:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(artifact.model.folder, local_files_only=True, **_labels(artifact))
+    config = config or AutoConfig.from_pretrained(artifact.model.folder, local_files_only=True, **_labels(artifact))
     auto = _auto_class(artifact)
     if hasattr(auto, "from_config"):
         module: nn.Module = auto.from_config(config, attn_implementation="eager")
@@ -245,8 +254,8 @@ def _empty(artifact: Artifact) -> nn.Module:
     return module
 
 
-def _from_factory(factory: Mapping[str, Any], folder: Path) -> nn.Module:
-    from safetensors.torch import load_file
+def _made(factory: Mapping[str, Any], folder: Path) -> nn.Module:
+    """What the user's factory builds."""
     from torch import nn
 
     path = Path(factory["file"])
@@ -267,6 +276,14 @@ def _from_factory(factory: Mapping[str, Any], folder: Path) -> nn.Module:
             where=f"{path}:{factory['function']}",
             fix="return a torch.nn.Module",
         )
+    return module
+
+
+def _from_factory(factory: Mapping[str, Any], folder: Path) -> nn.Module:
+    from safetensors.torch import load_file
+
+    module = _made(factory, folder)
+    apply_structure(module, folder)
     state: dict[str, Any] = {}
     for weights in sorted(folder.glob("*.safetensors")):
         state |= load_file(weights)

@@ -38,6 +38,8 @@ SHARED_SOURCES = (
     "loader.py",
     "adapters.py",
     "structure.py",
+    "factorized.py",
+    "saving.py",
     "importance.py",
     "weights.py",
     "checks.py",

@@ -1,24 +1,24 @@
-"""structure.json: what pruning changed in a transformer encoder, and the cutting and rebuilding that goes with it.
+"""structure.json: how a model differs from what its config (or factory) builds, and the cutting and rebuilding that goes with it.
 
-{"layers": [{"heads": 12, "ffn": 1536}, …]}: attention heads and feed-forward width kept in each layer.
+{"layers": [{"heads": 12, "ffn": 1536}, …], attention heads and feed-forward width of each layer of an encoder
+ "factors": {"bert.pooler.dense": 64}, ranks of layers that are products of two
+ "shapes": {"layer1.0.weight": [24, 16, 3, 3]}} any other weight that is smaller: channels, hidden width
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.errors import ModelError
+from edgepipe.factorized import apply_factors, factors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
-
-    from edgepipe.artifact import Artifact, Component
 
 STRUCTURE_FILE = "structure.json"
 
@@ -155,15 +155,39 @@ def encoder_layers(module: Any) -> list[EncoderLayer]:
     return [EncoderLayer(layer, layout) for layer in base.get_submodule(layout.layers)]
 
 
-def structure_of(module: Any) -> dict[str, Any]:
-    return {"layers": [{"heads": layer.heads, "ffn": layer.ffn_in.out_features} for layer in encoder_layers(module)]}
+def structure_of(module: Any, plain: Any) -> dict[str, Any]:
+    """What `module` has otherwise than `plain`, the same model as its config builds it. Empty where they are alike.
+
+    `plain` is left with the structure of `module`.
+    """
+    structure: dict[str, Any] = {}
+    if factors := factors_of(module):
+        structure["factors"] = factors
+        apply_factors(plain, factors)
+    if getattr(getattr(transformer_of(module), "config", None), "model_type", "") in LAYOUTS:
+        # A factorized layer has no width to compare: its rank says enough.
+        layers = [{"heads": layer.heads, "ffn": _width(layer.ffn_in)} for layer in encoder_layers(module)]
+        if layers != [{"heads": layer.heads, "ffn": _width(layer.ffn_in)} for layer in encoder_layers(plain)]:
+            structure["layers"] = layers
+            _apply_layers(plain, layers)
+    ours, theirs = module.state_dict(), plain.state_dict()
+    shapes = {name: list(value.shape) for name, value in ours.items() if name in theirs and value.shape != theirs[name].shape}
+    if shapes:
+        structure["shapes"] = shapes
+    return structure
 
 
 def read_structure(folder: Path) -> dict[str, Any]:
+    """What structure.json says; empty where there is none. Raises `ModelError` for a file that no pass writes."""
+    path = folder / STRUCTURE_FILE
+    if not path.is_file():
+        return {}
     try:
-        data: dict[str, Any] = json.loads((folder / STRUCTURE_FILE).read_text(encoding="utf-8"))
-        sound = all(int(layer[part]) > 0 for layer in data["layers"] for part in ("heads", "ffn"))
-    except (OSError, ValueError, KeyError, TypeError):
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        numbers = [layer[part] for layer in data.get("layers", ()) for part in ("heads", "ffn")]
+        numbers += [*data.get("factors", {}).values(), *(n for shape in data.get("shapes", {}).values() for n in shape)]
+        sound = bool(data) and all(type(number) is int and number > 0 for number in numbers)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise _untrue("it is not what a pruning pass writes", folder)
@@ -171,50 +195,68 @@ def read_structure(folder: Path) -> dict[str, Any]:
 
 
 def apply_structure(module: nn.Module, folder: Path) -> None:
-    """Give a freshly built model the widths of the pruned one in `folder`; its weights are filled afterwards."""
-    structure, layers = read_structure(folder), encoder_layers(module)
-    if len(layers) != len(structure["layers"]):
-        raise _untrue(f"it tells of {len(structure['layers'])} layers, the model has {len(layers)}", folder)
-    for layer, kept in zip(layers, structure["layers"], strict=True):
-        if kept["heads"] < layer.heads:
-            layer.keep_heads(range(kept["heads"]))
-        if kept["ffn"] < layer.ffn_in.out_features:
-            layer.keep_ffn(range(kept["ffn"]))
+    """Give a freshly built model the form of the one in `folder`; its weights are filled afterwards."""
+    structure = read_structure(folder)
+    if factors := structure.get("factors"):
+        modules = dict(module.named_modules())
+        if lost := sorted(set(factors) - set(modules)):
+            raise _untrue(f"the model has no layer {lost[0]}", folder)
+        apply_factors(module, factors)
+    if kept := structure.get("layers"):
+        found = len(encoder_layers(module))
+        if found != len(kept):
+            raise _untrue(f"it tells of {len(kept)} layers, the model has {found}", folder)
+        _apply_layers(module, kept)
+    state = module.state_dict()
+    for name, shape in structure.get("shapes", {}).items():
+        whole = state.get(name)
+        if whole is None or len(shape) != whole.ndim or any(n > of for n, of in zip(shape, whole.shape, strict=True)):
+            raise _untrue(f"{name} cannot be {' × '.join(map(str, shape))}", folder)
+        resize(module, name, shape)
+
+
+def _apply_layers(module: nn.Module, kept: Sequence[Mapping[str, int]]) -> None:
+    for layer, parts in zip(encoder_layers(module), kept, strict=True):
+        if parts["heads"] < layer.heads:
+            layer.keep_heads(range(parts["heads"]))
+        if parts["ffn"] < _width(layer.ffn_in):
+            layer.keep_ffn(range(parts["ffn"]))
+
+
+def _width(linear: Any) -> int:
+    """Outputs of a linear layer, or of one that is a product of two."""
+    return int(linear[-1].out_features if hasattr(linear, "__getitem__") else linear.out_features)
+
+
+def resize(module: nn.Module, name: str, shape: Sequence[int]) -> None:
+    """Give one parameter or buffer another shape, and its layer the widths that follow from it. Values are lost."""
+    import torch
+    from torch import nn
+
+    path, _, own = name.rpartition(".")
+    owner = module.get_submodule(path)
+    old = getattr(owner, own)
+    new = torch.zeros(tuple(shape), dtype=old.dtype, device=old.device)
+    setattr(owner, own, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
+    if own != "weight":
+        return
+    if isinstance(owner, nn.Linear):
+        owner.out_features, owner.in_features = shape
+    elif isinstance(owner, nn.Embedding):
+        owner.num_embeddings, owner.embedding_dim = shape
+    elif isinstance(owner, nn.LayerNorm):
+        owner.normalized_shape = tuple(shape)
+    elif isinstance(owner, nn.modules.batchnorm._BatchNorm):
+        owner.num_features = shape[0]
+    elif isinstance(owner, nn.modules.conv._ConvNd):
+        owner.out_channels = shape[0]
+        if owner.groups == owner.in_channels and owner.groups > 1:  # one filter for each channel, however many there are
+            owner.groups = owner.in_channels = shape[0]
+        else:
+            owner.in_channels = shape[1] * owner.groups
 
 
 def _untrue(what: str, folder: Path) -> ModelError:
     return ModelError(
         f"structure.json is not true: {what}", where=str(folder / STRUCTURE_FILE), fix="take the folder as the pruning pass wrote it"
     )
-
-
-def save_torch(module: Any, artifact: Artifact, workdir: Path, *, structure: Mapping[str, Any] | None = None) -> Component:
-    """Write a torch model as a component: config, safetensors, and structure.json where it was pruned."""
-    from edgepipe.weights import torch_component
-
-    folder = workdir / "model"
-    folder.mkdir()
-    if hasattr(module, "save_pretrained"):
-        module.save_pretrained(folder) if structure is None else _save_pruned(module, folder)
-    else:
-        from safetensors.torch import save_file
-
-        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, folder / "model.safetensors")
-        shutil.copyfile(artifact.model.folder / "config.json", folder / "config.json")
-    for name in ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json"):
-        source = artifact.model.folder / name
-        if source.is_file():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, folder / name)
-    if structure is not None:
-        (folder / STRUCTURE_FILE).write_text(json.dumps(structure, indent=1) + "\n", encoding="utf-8")
-    component: Component = torch_component(folder, artifact.model.signature)
-    return component
-
-
-def _save_pruned(module: Any, folder: Path) -> None:
-    """State under its own names, since only our loader can rebuild it; tied weights are written once."""
-    from safetensors.torch import save_model
-
-    module.config.save_pretrained(folder)
-    save_model(transformer_of(module), str(folder / "model.safetensors"))

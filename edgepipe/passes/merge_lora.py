@@ -35,7 +35,8 @@ def merge_lora(artifact: Artifact, options: MergeLora, ctx: Context) -> Artifact
     """Fold LoRA adapters into the weights, in float32; outputs must stay equal on real inputs."""
     from edgepipe.adapters import note_untied, untie
     from edgepipe.loader import load_torch
-    from edgepipe.structure import save_torch, transformer_of
+    from edgepipe.saving import save_torch
+    from edgepipe.structure import transformer_of
 
     ctx.progress("loading base and adapters")
     module: Any = load_torch(artifact, adapter_weights=options.weights)

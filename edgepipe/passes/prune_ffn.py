@@ -37,11 +37,12 @@ def prune_ffn(artifact: Artifact, options: PruneFfn, ctx: Context) -> Artifact:
     """Cut the feed-forward neurons with the least first-order importance; the weights are physically removed."""
     from edgepipe.importance import choose_kept, taylor_importance
     from edgepipe.loader import load_torch
-    from edgepipe.structure import encoder_layers, save_torch, structure_of
+    from edgepipe.saving import save_torch
+    from edgepipe.structure import encoder_layers
 
     module = load_torch(artifact)
     scores = [layer["ffn"] for layer in taylor_importance(module, artifact, ctx)]
     kept_everywhere = choose_kept(scores, options.ratio, per_layer=options.scope == "layer", multiple_of=options.multiple_of)
     for layer, kept in zip(encoder_layers(module), kept_everywhere, strict=True):
         layer.keep_ffn(kept)
-    return artifact.with_component("model", save_torch(module, artifact, ctx.workdir, structure=structure_of(module)))
+    return artifact.with_component("model", save_torch(module, artifact, ctx.workdir))

@@ -36,10 +36,11 @@ def prune_heads(artifact: Artifact, options: PruneHeads, ctx: Context) -> Artifa
     """Cut the attention heads with the least first-order importance; the weights are physically removed."""
     from edgepipe.importance import choose_kept, taylor_importance
     from edgepipe.loader import load_torch
-    from edgepipe.structure import encoder_layers, save_torch, structure_of
+    from edgepipe.saving import save_torch
+    from edgepipe.structure import encoder_layers
 
     module = load_torch(artifact)
     scores = [layer["heads"] for layer in taylor_importance(module, artifact, ctx)]
     for layer, kept in zip(encoder_layers(module), choose_kept(scores, options.ratio, per_layer=options.scope == "layer"), strict=True):
         layer.keep_heads(kept)
-    return artifact.with_component("model", save_torch(module, artifact, ctx.workdir, structure=structure_of(module)))
+    return artifact.with_component("model", save_torch(module, artifact, ctx.workdir))

@@ -69,7 +69,7 @@ def quantization_aware_training(artifact: Artifact, options: QuantizationAwareTr
     from edgepipe.loader import load_torch
     from edgepipe.quantization.fake_quantized_model import FakeQuantizedModel, sites_of
     from edgepipe.quantization.rounding import Grid
-    from edgepipe.structure import STRUCTURE_FILE, save_torch, structure_of
+    from edgepipe.saving import save_torch
     from edgepipe.training.batches import Batches
     from edgepipe.training.loop import Schedule, fit
 
@@ -102,8 +102,7 @@ def quantization_aware_training(artifact: Artifact, options: QuantizationAwareTr
         )
     ctx.progress(f"putting weights on the grid, dev loss {fitted.best:.4f} (from {fitted.start:.4f})", fitted.steps, fitted.steps)
     model.project()
-    pruned = (artifact.model.folder / STRUCTURE_FILE).is_file()
-    return artifact.with_component("model", save_torch(module, artifact, ctx.workdir, structure=structure_of(module) if pruned else None))
+    return artifact.with_component("model", save_torch(module, artifact, ctx.workdir))
 
 
 def _drawn(samples: list[Any], options: QuantizationAwareTraining) -> list[Any]:
