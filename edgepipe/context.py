@@ -28,6 +28,15 @@ class Context(Protocol):
 
     workdir: Path
     facts: Mapping[str, Any]  # the profile facts the pass declared, by dotted name
+    deadline: float | None  # of the whole build, in seconds as `time.time` counts them
+
+    @property
+    def teacher(self) -> Artifact:
+        """The uncompressed model, or the one the user named, for passes that declared `teacher`. It has a tokenizer of its own."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """A folder that outlives a killed run: the same pass on the same input finds there what it wrote before."""
 
     def data(self, split: Split) -> list[Sample]:
         """Samples of a split the pass declared."""
@@ -49,6 +58,12 @@ class Context(Protocol):
 
     def probes(self, artifact: Artifact) -> list[Feeds]:
         """Inputs to compare models on: real samples, singly and as a padded batch, or generated ones without data."""
+
+    def record(self, name: str, value: Any) -> None:
+        """Keep a figure of how the pass went, as plain data: manifest and report show it."""
+
+    def incomplete(self, why: str) -> None:
+        """Say that the pass gives less than it could, because time ran out. Such a result is marked, and not kept for other runs."""
 
     def progress(self, what: str, done: int = 0, total: int = 0) -> None:
         """Say what is being done, and how far."""

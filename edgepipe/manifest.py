@@ -109,6 +109,7 @@ def manifest_schema() -> dict[str, Any]:
         checks={"type": "array", "items": check},
         artifact=text,
         parameters=whole,
+        figures={"type": "object"},
     )
     result = _object(
         profile=text,

@@ -54,10 +54,6 @@ SHARED_SOURCES = (
     "segments.py",
     "preprocess.py",
     "tasks/classification.py",
-    "training/batches.py",
-    "training/losses.py",
-    "training/loop.py",
-    "training/outputs.py",
 )
 
 
@@ -77,6 +73,7 @@ class PassRun:
     checks: list[dict[str, Any]]
     artifact: str
     parameters: int
+    figures: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -94,6 +91,8 @@ class Setting:
     splits: Splits
     threads: int
     plugins: tuple[str, ...] = ()
+    teacher: Artifact | None = None  # that the user named
+    deadline: float | None = None  # of the build, as `time.time` counts
 
 
 def check_recipe(
@@ -178,18 +177,23 @@ def run_recipe(
 
     `label` names what is run, where it is not the recipe itself.
     """
-    artifact, runs = start, []
+    artifact, uncompressed, runs = start, start, []
     for step, spec, options in steps:
-        artifact, run = _run_step(step, spec, options, artifact, setting, label)
+        teacher = (setting.teacher or uncompressed) if spec.teacher else None
+        artifact, run = _run_step(step, spec, options, artifact, setting, label, teacher)
+        if spec.baseline and artifact.model.format == "torch":
+            uncompressed = artifact
         runs.append(run)
     return artifact, runs
 
 
-def _run_step(step: Step, spec: PassSpec, options: Any, before: Artifact, setting: Setting, label: str) -> tuple[Artifact, PassRun]:
+def _run_step(
+    step: Step, spec: PassSpec, options: Any, before: Artifact, setting: Setting, label: str, teacher: Artifact | None
+) -> tuple[Artifact, PassRun]:
     setting.progress.stage(label + step.name, step.reason)
     costs = {name: cost for name, cost in fusion_costs(setting).items() if name in spec.costs} if spec.costs else {}
     facts = {name: setting.profile.facts().get(name) for name in spec.facts}
-    key = cache_key(spec, options, before, setting, facts, costs)
+    key = cache_key(spec, options, before, setting, facts, costs, teacher)
     kept = setting.store.get_result(key)
     after = setting.store.get(kept["artifact"]) if kept else None
     if kept is None or after is None:
@@ -205,6 +209,9 @@ def _run_step(step: Step, spec: PassSpec, options: Any, before: Artifact, settin
                 costs,
                 setting.threads,
                 setting.plugins,
+                teacher,
+                setting.store.unfinished(key),
+                setting.deadline,
             )
             try:
                 done = setting.worker.ask(job, step.name) if _known_to_worker(spec) else run_job(job, io.BytesIO())
@@ -215,7 +222,10 @@ def _run_step(step: Step, spec: PassSpec, options: Any, before: Artifact, settin
                 raise PassError(what, where=f"pass {step.name}", fix="leave the pass out of the recipe, and tell its author") from None
             after = setting.store.put(done.value)
         kept = {"artifact": after.digest, "seconds": round(done.seconds, 3), "peak_rss_bytes": done.peak_rss_bytes, "checks": done.checks}
-        setting.store.put_result(key, kept)
+        kept["figures"] = done.figures | ({"incomplete": done.incomplete} if done.incomplete else {})
+        if not done.incomplete:  # else the next run, which may have more time, goes on from its checkpoints
+            setting.store.put_result(key, kept)
+            setting.store.finished(key)
         cached = False
     else:
         cached = True
@@ -232,6 +242,7 @@ def _run_step(step: Step, spec: PassSpec, options: Any, before: Artifact, settin
         kept["checks"],
         after.digest,
         after.model.parameters,
+        kept.get("figures", {}),
     )
     if not (cached and label):  # the baseline is mostly the recipe's own first steps, told of already
         setting.progress.finish(label + step.name, "cached" if cached else f"{run.seconds:.1f} s")
@@ -248,7 +259,13 @@ def _known_to_worker(spec: PassSpec) -> bool:
 
 
 def cache_key(
-    spec: PassSpec, options: Any, before: Artifact, setting: Setting, facts: Mapping[str, Any], costs: Mapping[str, float]
+    spec: PassSpec,
+    options: Any,
+    before: Artifact,
+    setting: Setting,
+    facts: Mapping[str, Any],
+    costs: Mapping[str, float],
+    teacher: Artifact | None = None,
 ) -> str:
     """Full sha256 over everything that decides what a pass gives."""
     return digest(
@@ -262,6 +279,7 @@ def cache_key(
                 split: setting.splits.digest(split)
                 for split in (*spec.data, *(each for each in spec.optional_data if setting.splits.has(each)))
             },
+            **({"teacher": teacher.digest} if teacher else {}),
             "probes": setting.splits.digest(seen) if (seen := setting.splits.to_look_at) else None,
             "facts": dict(facts),
             "costs": dict(costs),
@@ -276,7 +294,7 @@ def cache_key(
 def shared_digest() -> str:
     here = Path(__file__).parent
     files = [*(here / name for name in SHARED_SOURCES), resource("devices") / "driver.py"]
-    files += [path for folder in ("quantization", "rewrites") for path in sorted((here / folder).rglob("*.py"))]
+    files += [path for folder in ("quantization", "rewrites", "training") for path in sorted((here / folder).rglob("*.py"))]
     return sources_digest(files)
 
 

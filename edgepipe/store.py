@@ -2,6 +2,7 @@
 
     store/trees/<digest>/       an artifact laid out: artifact.json and its files
     store/results/<key>.json    what a pass or a validation gave, by cache key
+    store/unfinished/<key>/     checkpoints of a pass that has not ended
     work/<pid>-<machine>-…/     scratch folders of running builds
 
 Safe without locks: everything is written under a temporary name, fsynced and renamed, and two builds that
@@ -130,6 +131,14 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def unfinished(self, key: str) -> Path:
+        """Where a pass keeps what it needs to go on after it was killed."""
+        return self.root / "store" / "unfinished" / key
+
+    def finished(self, key: str) -> None:
+        """The pass has ended: its checkpoints go."""
+        shutil.rmtree(self.unfinished(key), ignore_errors=True)
+
     def keep_log(self, log: Path) -> Path:
         """Keep a failed run's log as `logs/last-failure.log`; gives where."""
         kept = self.root / "logs" / "last-failure.log"
@@ -218,6 +227,9 @@ class Store:
         shutil.rmtree(aside, ignore_errors=True)
 
     def _drop_unfinished(self) -> None:
+        for folder in (self.root / "store" / "unfinished").glob("*"):
+            if time.time() - max((p.stat().st_mtime for p in folder.rglob("*")), default=0.0) > ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
         for tree in (self.root / "store" / "trees").glob(".tmp-*"):
             if time.time() - tree.stat().st_mtime > UNFINISHED_S:
                 shutil.rmtree(tree, ignore_errors=True)

@@ -155,6 +155,11 @@ def encoder_layers(module: Any) -> list[EncoderLayer]:
     return [EncoderLayer(layer, layout) for layer in base.get_submodule(layout.layers)]
 
 
+def hidden_width(module: Any) -> int:
+    """What the layers of an encoder hand on, whatever its config says."""
+    return _width(encoder_layers(module)[0].attention_output)
+
+
 def structure_of(module: Any, plain: Any) -> dict[str, Any]:
     """What `module` has otherwise than `plain`, the same model as its config builds it. Empty where they are alike.
 

@@ -50,6 +50,9 @@ class Job:
     costs: dict[str, float]
     threads: int
     plugins: tuple[str, ...] = ()
+    teacher: Artifact | None = None
+    checkpoints: Path | None = None
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ class Done:
     checks: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     peak_rss_bytes: int = 0
+    figures: dict[str, Any] = field(default_factory=dict)
+    incomplete: str = ""
 
 
 def send(stream: IO[bytes], message: object) -> None:
@@ -96,10 +101,33 @@ class WorkerContext:
 
         self.workdir = job.workdir
         self.facts: Mapping[str, Any] = job.facts
+        self.deadline = job.deadline
+        self.figures: dict[str, Any] = {}
+        self.why_incomplete = ""
         self._job, self._spec, self._answers = job, spec, answers
         self._splits = Splits(job.data, job.columns)
         self._probes: dict[str, list[Feeds]] = {}
         self._opened: dict[tuple[str, bool, tuple[float, ...]], Any] = {}
+
+    @property
+    def teacher(self) -> Artifact:
+        if self._job.teacher is None:
+            raise PassError(
+                "it has no uncompressed model to learn from", where=f"pass {self._spec.name}", fix="register it with teacher=True"
+            )
+        return self._job.teacher
+
+    @property
+    def checkpoints(self) -> Path:
+        folder = self._job.checkpoints or self.workdir / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def record(self, name: str, value: Any) -> None:
+        self.figures[name] = value
+
+    def incomplete(self, why: str) -> None:
+        self.why_incomplete = why
 
     def data(self, split: Split) -> list[Sample]:
         if split not in (*self._spec.data, *self._spec.optional_data):
@@ -198,7 +226,7 @@ def run_job(job: Job, answers: IO[bytes]) -> Done:
         check_result(spec, job.artifact, after)
     with told_of(job, "what it gave cannot be run:"):
         checks = [check.to_json() for check in run_checks(spec, job.artifact, after, options, ctx)]
-    return Done(after, checks, time.perf_counter() - started, peak_bytes())
+    return Done(after, checks, time.perf_counter() - started, peak_bytes(), ctx.figures, ctx.why_incomplete)
 
 
 @contextmanager

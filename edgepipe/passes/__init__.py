@@ -26,6 +26,7 @@ BUILT_IN = (
     "merge_lora",
     "prune_heads",
     "prune_ffn",
+    "recover",
     "quantization_aware_training",
     "export_onnx",
     "fix_inputs",
@@ -67,6 +68,7 @@ class PassSpec:
     optional_data: tuple[Split, ...] = ()  # used where it is given
     checks: tuple[Check, ...] = ()
     libraries: tuple[str, ...] = ()  # whose versions are part of the cache key
+    teacher: bool = False  # learns from the uncompressed model
     baseline: bool = False  # its step also makes the float32 model that the result is compared with
     source: str = field(default="", compare=False)
 
@@ -92,12 +94,14 @@ def register_pass(
     optional_data: tuple[Split, ...] = (),
     checks: tuple[Check, ...] = (Check("loads"),),
     libraries: tuple[str, ...] = ("onnx", "onnxruntime"),
+    teacher: bool = False,
     baseline: bool = False,
 ) -> Callable[[PassFunction], PassFunction]:
     """Register a pass: `function(artifact, options, ctx) -> artifact`, no base class.
 
     `takes` and `gives` map roles to formats ({"model": "onnx"}); `after`/`before` name passes it must follow or
-    precede when both are in a recipe; `checks` are run by the pipeline on what it returns; `baseline` passes also make
+    precede when both are in a recipe; `checks` are run by the pipeline on what it returns; `teacher` passes find the
+    uncompressed model in their context; `baseline` passes also make
     the float32 model the result is compared with. Raises `UsageError` for a name that is taken.
     """
 
@@ -122,6 +126,7 @@ def register_pass(
             optional_data,
             checks,
             libraries,
+            teacher,
             baseline,
             source_of(function),
         )

@@ -58,7 +58,7 @@ class QuantizationAwareTraining(PassOptions):
     takes={"model": "torch"},
     gives={"model": "torch"},
     options=QuantizationAwareTraining,
-    after=("merge-lora", "prune-heads", "prune-ffn"),
+    after=("merge-lora", "prune-heads", "prune-ffn", "recover"),
     before=("export-onnx",),
     data=("train", "dev"),
     checks=(Check("same-signature"), Check("loads")),

@@ -1,4 +1,4 @@
-"""What training lowers: the task's own loss, and the distance to a teacher, which needs no labels.
+"""What training lowers, one number a sample: the task's own loss, and the distance to a teacher, which needs no labels.
 
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2: the divergence of
 class probabilities at a temperature T, times T² so that its gradients keep their size. Outputs that are no classes
@@ -27,7 +27,7 @@ SMALLEST = 1e-12  # keeps a division by an output of zeros finite
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """(1 − distill) · task + distill · distance to the teacher; the second alone where samples carry no classes."""
+    """(1 − distill) · task + distill · distance to the teacher; the second alone for samples without a class."""
 
     classes: bool  # the first output holds a score per class
     teacher: nn.Module | None = None
@@ -35,12 +35,12 @@ class Loss:
     temperature: float = 1.0
 
     def __call__(self, model: Model, batch: Batch) -> Tensor:
-        """The mean loss of one batch, a scalar."""
+        """The loss of every row, [batch]."""
         import torch
 
         outputs = model(batch.inputs)
-        share = self.distill if batch.targets is not None else 1.0
         parts = []
+        share = self.distill if batch.targets is not None else 1.0
         if batch.targets is not None and share < 1:
             parts.append((1 - share) * task_loss(first(outputs), batch.targets))
         if share > 0:
@@ -49,7 +49,7 @@ class Loss:
                 wanted = called(self.teacher, batch.inputs)
             mask = batch.inputs.get("attention_mask")
             parts.append(share * distance(outputs, wanted, mask, classes=self.classes, temperature=self.temperature))
-        return torch.stack(parts).sum()
+        return torch.stack(parts).sum(0)
 
 
 def gives_classes(artifact: Artifact, outputs: Mapping[str, Tensor]) -> bool:
@@ -63,48 +63,66 @@ def first(outputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def task_loss(scores: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of [batch, classes], or [batch, seq, classes], over the positions that have a class; 0 without any."""
+    """Cross-entropy of every row, [batch], of scores [batch, classes] or [batch, seq, classes]: the mean over its positions
+    that have a class; 0 without any."""
     from torch.nn import functional
 
-    total = functional.cross_entropy(scores.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-    return total / (targets != IGNORED).sum().clamp(min=1)
+    each = functional.cross_entropy(scores.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return mean_of_rows(each.view(targets.shape), targets != IGNORED)
 
 
 def distance(
     outputs: Mapping[str, Tensor], wanted: Mapping[str, Tensor], mask: Tensor | None, *, classes: bool, temperature: float
 ) -> Tensor:
-    """How far a model's outputs are from its teacher's, averaged over them; padding does not count.
+    """How far a model's outputs are from its teacher's, [batch], averaged over them; padding does not count.
 
     With `classes` only the first output counts, the one that is judged.
     """
     import torch
 
     if classes:
-        return divergence(*_rows(first(outputs), first(wanted), mask), temperature)
-    return torch.stack([remoteness(*_rows(value, wanted[name], mask)) for name, value in outputs.items()]).mean()
+        ours = first(outputs)
+        return mean_of_rows(divergence(ours, first(wanted), temperature), _shown(ours, mask))
+    return torch.stack([remoteness(value, wanted[name], _shown(value, mask)) for name, value in outputs.items()]).mean(0)
 
 
 def divergence(ours: Tensor, theirs: Tensor, temperature: float) -> Tensor:
-    """KL(teacher ‖ student) · T² of [rows, classes]."""
+    """KL(teacher ‖ student) · T² over the last dimension of […, classes]."""
     from torch.nn import functional
 
     found, wanted = functional.log_softmax(ours / temperature, -1), functional.log_softmax(theirs / temperature, -1)
-    return functional.kl_div(found, wanted, reduction="batchmean", log_target=True) * temperature**2
+    return functional.kl_div(found, wanted, reduction="none", log_target=True).sum(-1) * temperature**2
 
 
-def remoteness(ours: Tensor, theirs: Tensor) -> Tensor:
-    """1 − cosine, and the squared distance over the teacher's square, of [rows, width]."""
+def remoteness(ours: Tensor, theirs: Tensor, shown: Tensor | None = None) -> Tensor:
+    """1 − cosine, and the squared distance over the teacher's square, of every row of [batch, width] or [batch, seq, width].
+
+    A feature map is one row.
+    """
     from torch.nn import functional
 
-    cosine = functional.cosine_similarity(ours, theirs, dim=-1).mean()
-    return 1 - cosine + (ours - theirs).square().sum() / theirs.square().sum().clamp(min=SMALLEST)
+    if ours.ndim != 3:
+        ours, theirs = ours.flatten(1), theirs.flatten(1)
+    cosine = mean_of_rows(functional.cosine_similarity(ours, theirs, dim=-1), shown)
+    return 1 - cosine + relative_square(ours, theirs, shown)
 
 
-def _rows(ours: Tensor, theirs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """[…, width] as [rows, width]; of an output per position, the positions the mask shows. A feature map is one row."""
-    if ours.ndim == 3 and mask is not None and ours.shape[:2] == mask.shape:
-        shown = mask.bool()
-        return ours[shown], theirs[shown]
-    if ours.ndim == 3:
-        return ours.flatten(0, 1), theirs.flatten(0, 1)
-    return ours.flatten(1), theirs.flatten(1)
+def relative_square(ours: Tensor, theirs: Tensor, shown: Tensor | None = None) -> Tensor:
+    """Σ (a − b)² / Σ b² of every row, over the positions that are shown."""
+    apart, size = (ours - theirs).square().sum(-1), theirs.square().sum(-1)
+    return mean_of_rows(apart, shown) / mean_of_rows(size, shown).clamp(min=SMALLEST)
+
+
+def mean_of_rows(each: Tensor, shown: Tensor | None = None) -> Tensor:
+    """[batch, …] as [batch]: means over the positions that `shown` [batch, …] marks, 0 where it marks none."""
+    if shown is None:
+        return each if each.ndim == 1 else each.flatten(1).mean(1)
+    weights = shown.to(each.dtype)
+    if each.ndim == 1:
+        return each * weights
+    return (each * weights).flatten(1).sum(1) / weights.flatten(1).sum(1).clamp(min=1)
+
+
+def _shown(output: Tensor, mask: Tensor | None) -> Tensor | None:
+    """The positions of an output per position that are no padding."""
+    return mask if mask is not None and output.ndim == 3 and output.shape[:2] == mask.shape else None

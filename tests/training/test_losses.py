@@ -15,10 +15,10 @@ def test_task_loss_is_the_mean_over_positions_that_have_a_class() -> None:
     scores = torch.randn(2, 3, 4, generator=RNG)
     targets = torch.tensor([[IGNORED, 1, IGNORED], [2, IGNORED, IGNORED]])
 
-    expected = -(scores[0, 1].log_softmax(-1)[1] + scores[1, 0].log_softmax(-1)[2]) / 2
+    expected = -torch.stack([scores[0, 1].log_softmax(-1)[1], scores[1, 0].log_softmax(-1)[2]])
 
     torch.testing.assert_close(task_loss(scores, targets), expected)
-    assert task_loss(scores, torch.full((2, 3), IGNORED)).item() == 0
+    assert task_loss(scores, torch.full((2, 3), IGNORED)).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("classes", [True, False])
@@ -26,8 +26,8 @@ def test_distance_to_oneself_is_nothing_and_to_others_something(classes: bool) -
     ours = {"logits": torch.randn(4, 3, generator=RNG)}
     theirs = {"logits": torch.randn(4, 3, generator=RNG)}
 
-    assert distance(ours, ours, None, classes=classes, temperature=2.0).item() == pytest.approx(0, abs=1e-6)
-    assert distance(ours, theirs, None, classes=classes, temperature=2.0).item() > 0.01
+    assert distance(ours, ours, None, classes=classes, temperature=2.0).mean().item() == pytest.approx(0, abs=1e-6)
+    assert distance(ours, theirs, None, classes=classes, temperature=2.0).mean().item() > 0.01
 
 
 @pytest.mark.parametrize("classes", [True, False])
@@ -46,7 +46,7 @@ def test_divergence_keeps_the_size_of_its_gradient_over_temperatures() -> None:
     sizes = []
     for temperature in (4.0, 8.0):
         ours = torch.zeros(4, 3, requires_grad=True)
-        divergence(ours, theirs, temperature).backward()
+        divergence(ours, theirs, temperature).mean().backward()
         assert ours.grad is not None
         sizes.append(ours.grad.norm().item())
 
@@ -56,8 +56,8 @@ def test_divergence_keeps_the_size_of_its_gradient_over_temperatures() -> None:
 def test_remoteness_sees_direction_and_size() -> None:
     theirs = torch.randn(4, 16, generator=RNG)
 
-    assert remoteness(2 * theirs, theirs).item() == pytest.approx(1, rel=1e-4)  # same direction, off by its own size
-    assert remoteness(-theirs, theirs).item() == pytest.approx(2 + 4, rel=1e-4)
+    assert remoteness(2 * theirs, theirs).mean().item() == pytest.approx(1, rel=1e-4)  # same direction, off by its own size
+    assert remoteness(-theirs, theirs).mean().item() == pytest.approx(2 + 4, rel=1e-4)
 
 
 def test_samples_without_classes_learn_from_the_teacher_alone() -> None:
@@ -68,5 +68,5 @@ def test_samples_without_classes_learn_from_the_teacher_alone() -> None:
     loss = Loss(classes=False, teacher=Teacher(), distill=0.0)
     inputs = {"x": torch.randn(3, 4, generator=RNG)}
 
-    assert loss(lambda given: {"output": 2 * given["x"]}, Batch(inputs, None)).item() == pytest.approx(0, abs=1e-6)
-    assert loss(lambda given: {"output": given["x"]}, Batch(inputs, None)).item() == pytest.approx(0.25, rel=1e-4)
+    assert loss(lambda given: {"output": 2 * given["x"]}, Batch(inputs, None)).mean().item() == pytest.approx(0, abs=1e-6)
+    assert loss(lambda given: {"output": given["x"]}, Batch(inputs, None)).mean().item() == pytest.approx(0.25, rel=1e-4)
