@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,8 +16,8 @@ from edgepipe.bundle import write_bundle
 from edgepipe.component_runs import count_component_flops
 from edgepipe.components import is_composed
 from edgepipe.config import dump_recipe
-from edgepipe.data import SPLITS
-from edgepipe.errors import EdgepipeError, ModelError, PassError, UsageError
+from edgepipe.data import ALL_DATA
+from edgepipe.errors import EdgepipeError, Interrupted, ModelError, PassError, UsageError
 from edgepipe.figures import measured_on
 from edgepipe.machine import usable_cores
 from edgepipe.memory_fit import check_fits
@@ -26,13 +27,14 @@ from edgepipe.pipeline import Setting, baseline_recipe, check_recipe, library_ve
 from edgepipe.progress import Logged, Silent
 from edgepipe.request import planned
 from edgepipe.store import Store
+from edgepipe.training_time import minutes_of_training
 from edgepipe.tuned_runs import run_tuned, run_untuned
 from edgepipe.verdict import judge
 from edgepipe.worker import CountFlops
 from edgepipe.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from edgepipe.artifact import Artifact
     from edgepipe.config import Recipe
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from edgepipe.request import Planned, Prepared, Request
     from edgepipe.result import Result
     from edgepipe.tuned_runs import TunedRun
+
+
+LONG_MIN = 5.0  # of training, from which on a person is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +62,11 @@ class CompressResult:
     measurements: dict[str, Any]
 
 
-def compress(request: Request, progress: Progress | None = None) -> list[CompressResult]:
+def compress(request: Request, progress: Progress | None = None, agreed: Callable[[float], bool] | None = None) -> list[CompressResult]:
     """Build, validate and hand over one bundle a profile. Raises an `EdgepipeError`; a broken budget is no error but
-    a verdict, and its bundle goes to `OUT.rejected`."""
+    a verdict, and its bundle goes to `OUT.rejected`. `agreed` is asked before training of so many minutes (`LONG_MIN` and more).
+    """
+    deadline = time.time() + 60 * request.time_limit if request.time_limit else None
     progress = progress or Silent()
     prepared, builds = planned(request)
     _check_installed([spec for build in builds for _, spec, _ in build.steps])
@@ -68,11 +75,28 @@ def compress(request: Request, progress: Progress | None = None) -> list[Compres
     with store.workdir() as workdir, _kept_log(store, workdir / "run.log") as log:
         display = Logged(progress, log)
         start = store.put(prepared.artifact)
+        teacher = store.put(prepared.teacher) if prepared.teacher else None
         with _own_paths(start, prepared.artifact), WorkerProcess(log, display) as worker:
             for build in builds:
-                setting = Setting(store, worker, display, build.profile, request.data, prepared.splits, usable_cores(), request.plugins)
+                setting = Setting(
+                    store, worker, display, build.profile, request.data, prepared.splits, usable_cores(), request.plugins, teacher, deadline
+                )
+                _tell_time(build, start, setting, agreed)
                 results.append(_build(prepared, build, start, setting, log))
     return results
+
+
+def _tell_time(build: Planned, start: Artifact, setting: Setting, agreed: Callable[[float], bool] | None) -> None:
+    """Say how long training will take before it starts. Raises `Interrupted` when that is not wanted."""
+    if not any("train" in spec.data for _, spec, _ in build.steps):
+        return
+    minutes = minutes_of_training(build.steps, start, setting)
+    if not minutes:
+        return
+    setting.progress.stage("train", f"up to about {minutes:.0f} min on this machine")
+    setting.progress.finish("train", f"will take up to about {max(1, round(minutes))} min on this machine")
+    if minutes >= LONG_MIN and agreed and not agreed(minutes):
+        raise Interrupted("nothing was trained; --time-limit MINUTES ends training sooner, with the best it has by then")
 
 
 def _check_installed(specs: list[PassSpec]) -> None:
@@ -184,7 +208,7 @@ def _hand_over(
             "task": prepared.task.name,
             "sha256": source_digest(prepared.artifact),
             "licences": request.licences,
-            "rows": {split: len(prepared.splits(split)) for split in SPLITS if prepared.splits.has(split)},
+            "rows": {split: len(prepared.splits(split)) for split in ALL_DATA if prepared.splits.has(split)},
         },
         "baseline_model": {"artifact": baseline.digest},
         "budget": request.budget.model_dump(),

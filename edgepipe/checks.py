@@ -135,6 +135,35 @@ def smaller(before: Artifact, after: Artifact, options: Any, ctx: Context, limit
     return float(removed), removed > 0, f"{removed:,} parameters removed"
 
 
+def sparsity(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
+    """The share of weights that are zero; their files are as large as before, and smaller only when they are compressed."""
+    from edgepipe.sparsity.compressed import compressed_bytes, zero_share
+
+    share, packed, unpacked = zero_share(after.model), compressed_bytes(after.model), compressed_bytes(before.model)
+    told = f"{share:.1%} of all weights are zero; {after.model.size_bytes / 1e6:.2f} MB, compressed by zlib {packed / 1e6:.2f} MB (was {unpacked / 1e6:.2f})"
+    return share, packed < unpacked, told
+
+
+def equal_on_kept_text(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
+    """Of a vocabulary that was cut: texts of kept tokens are split as before, and the model computes the same for them."""
+    from edgepipe.vocabulary.comparison import READ, on_kept_tokens, split_otherwise
+
+    split = next((split for split in READ if ctx.has(split)), None)
+    kept, other = split_otherwise(before, after, ctx.data(split)) if split else (0, None)
+    if other is not None:
+        return None, False, f"all tokens of this {split} sample were kept, yet it is split otherwise: {str(other)[:80]}"
+    worst, where = largest_difference(on_kept_tokens(before, after, ctx.run(before)), ctx.run(after), ctx, after)
+    return worst, limit is None or worst <= limit, f"{where}; {kept} samples of kept tokens only are split as before"
+
+
+def fallback_share(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
+    """The share of tokens for which others stand since the vocabulary was cut."""
+    from edgepipe.vocabulary.comparison import fallback
+
+    value, told = fallback(before, after, ctx.has, ctx.data)
+    return value, limit is None or value is None or value <= limit, told
+
+
 def same_signature(before: Artifact, after: Artifact, options: Any, ctx: Context, limit: float | None) -> Outcome:
     """Inputs keep their names, outputs their number."""
 
@@ -194,13 +223,18 @@ CHECKS: dict[str, Callable[..., Any]] = {
     "close-outputs": close_outputs,
     "same-as-unoptimised": same_as_unoptimised,
     "smaller": smaller,
+    "sparsity": sparsity,
     "same-signature": same_signature,
+    "equal-on-kept-text": equal_on_kept_text,
+    "fallback-share": fallback_share,
     "loads": loads,
     "batch-invariant": batch_invariant,
 }
 FIXES = {
     "equal-outputs": "the rewritten model does not compute the same; leave the pass out of the recipe and report it",
     "close-outputs": "the rewritten model does not compute the same; leave the pass out of the recipe and report it",
+    "equal-on-kept-text": "the model does not compute the same; leave the pass out of the recipe and report it",
     "same-as-unoptimised": "the runtime's own optimiser changes the results; try other fusions, or leave the pass out",
     "smaller": "raise the ratio, or leave the pass out of the recipe",
+    "sparsity": "raise the ratio, or leave the pass out of the recipe",
 }

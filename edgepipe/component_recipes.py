@@ -15,10 +15,11 @@ from edgepipe.plan import plan
 from edgepipe.streams import step_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from edgepipe.artifact import Artifact
-    from edgepipe.config import Step
+    from edgepipe.config import Budget, Step
+    from edgepipe.data import Split
     from edgepipe.passes import PassSpec
     from edgepipe.profile import Profile
 
@@ -27,16 +28,18 @@ def is_onnx(artifact: Artifact) -> bool:
     return all(artifact.components[role].format == "onnx" for role in artifact.roles)
 
 
-def plan_components(artifact: Artifact, profile: Profile, compress: Sequence[str], *, calibrated: bool = False) -> Recipe:
+def plan_components(
+    artifact: Artifact, profile: Profile, compress: Sequence[str], *, splits: Collection[Split] = (), budget: Budget | None = None
+) -> Recipe:
     """The planner's recipe, for each role in `compress` (none: every one); what it left out says of which."""
     if not is_composed(artifact):
-        return plan(artifact, profile, calibrated=calibrated)
+        return plan(artifact, profile, splits=splits, budget=budget)
     several = len(artifact.roles) > 1
     steps: list[Step] = []
     left_out: dict[str, None] = {}
     for role in _compressed(artifact, compress):
         try:
-            found = plan(view(artifact, role), profile, calibrated=calibrated)
+            found = plan(view(artifact, role), profile, splits=splits, budget=budget)
         except UsageError as error:
             left_out[f"{role}: {error.what}"] = None
             continue

@@ -54,6 +54,7 @@ class Data(Table):
     calibration: str | None = None
     dev: str | None = None
     test: str | None = None
+    unlabelled: str | None = Field(default=None, description="samples without labels, which recovery learns from through its teacher")
     text: str = Field(default="text", description="column with the text, or the first of a pair")
     text_pair: str | None = Field(default=None, description="column with the second text of a pair")
     label: str = Field(default="label", description="column with the label, tags or score")
@@ -64,14 +65,30 @@ class Data(Table):
         default=None, gt=0, description="tokens; longer inputs are cut (default: the model's limit, at most 512)"
     )
     allow_overlap: tuple[str, ...] = Field(default=(), description='pairs of splits that may share samples: ["train/calibration"]')
+    near_duplicates: float = Field(default=0.8, ge=0, le=1, description="texts of two splits may not be this similar, 0.3 to 1; 0: any may")
+    shared_passage: int = Field(default=50, ge=0, description="words in a row that texts of two splits may not share, from 8; 0: any may")
+
+    @field_validator("near_duplicates")
+    @classmethod
+    def _similarity(cls, value: float) -> float:
+        if 0 < value < 0.3:
+            raise ValueError("below 0.3 most texts are alike; write 0 to compare none")
+        return value
+
+    @field_validator("shared_passage")
+    @classmethod
+    def _passage(cls, value: int) -> int:
+        if 0 < value < 8:
+            raise ValueError("a phrase of fewer than 8 words is no passage; write 0 to look for none")
+        return value
 
     @field_validator("allow_overlap")
     @classmethod
     def _pairs_of_splits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for pair in value:
             names = pair.split("/")
-            if len(set(names)) != 2 or not set(names) <= {"train", "calibration", "dev", "test"}:
-                raise ValueError(f'"{pair}" is no pair of train, calibration, dev and test; write "train/calibration"')
+            if len(set(names)) != 2 or not set(names) <= {"train", "calibration", "dev", "test", "unlabelled"}:
+                raise ValueError(f'"{pair}" is no pair of train, calibration, dev, test and unlabelled; write "train/calibration"')
         return value
 
 
@@ -88,6 +105,9 @@ class Project(Table):
     model: str | None = Field(default=None, description='folder, ONNX file, "cache://…" or "hf://org/name@revision"')
     adapters: tuple[str, ...] = Field(default=(), description="LoRA adapter folders, merged in this order")
     model_factory: str | None = Field(default=None, description="FILE.py:function that builds the torch module")
+    teacher: str | None = Field(
+        default=None, description="folder of another model that recovery learns from (default: the uncompressed model)"
+    )
     profiles: tuple[str, ...] = ()
     task: Task | None = None
     data: Data = Data()
@@ -171,7 +191,7 @@ def load_project(path: Path) -> Project:
     base = path.parent.resolve()
     splits = {
         key: resolve_path(value, base)
-        for key in ("file", "train", "calibration", "dev", "test", "preprocessor")
+        for key in ("file", "train", "calibration", "dev", "test", "unlabelled", "preprocessor")
         if (value := getattr(project.data, key))
     }
     return project.model_copy(
@@ -180,6 +200,7 @@ def load_project(path: Path) -> Project:
             "components": {role: resolve_path(value, base) for role, value in project.components.items()},
             "characters": resolve_path(project.characters, base) if project.characters else None,
             "adapters": tuple(resolve_path(value, base) for value in project.adapters),
+            "teacher": resolve_path(project.teacher, base) if project.teacher else None,
             "model_factory": resolve_path(project.model_factory, base) if project.model_factory else None,
             "profiles": tuple(resolve_path(v, base) if v.endswith(".toml") else v for v in project.profiles),
             "data": project.data.model_copy(update=splits),

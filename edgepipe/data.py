@@ -1,4 +1,7 @@
-"""Samples in their four roles, which never overlap: given file by file, or one file split by a fixed seed."""
+"""Samples in their four roles, which never overlap: given file by file, or one file split by a fixed seed.
+
+Unlabelled data is a file of its own, which only training reads.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import random
 import re
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgepipe.artifact import canonical, digest, sha256_file
 from edgepipe.dataset_folder import ROLES, Part, parts_of
@@ -20,8 +23,10 @@ if TYPE_CHECKING:
 
     from edgepipe.config import Data
 
-Split = Literal["train", "calibration", "dev", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
+Split = Literal["train", "calibration", "dev", "test", "unlabelled"]
+SPLITS: tuple[Split, ...] = ("train", "calibration", "dev", "test")
+ALL_DATA: tuple[Split, ...] = (*SPLITS, "unlabelled")
+LEARNED_FROM = frozenset({"train", "unlabelled"})  # may share samples: both only train
 PROBE_SPLITS: tuple[Split, ...] = ("calibration", "dev", "train")  # the first that is there gives what checks compare on
 SHARES: dict[Split, float] = {"train": 0.5, "calibration": 0.1, "dev": 0.1, "test": 0.3}
 SEED = 20240101
@@ -36,7 +41,7 @@ class Splits:
         self._read: dict[Split, list[Sample]] = {}
 
     def has(self, split: Split) -> bool:
-        return bool(self.config.file or getattr(self.config, split))
+        return bool((self.config.file and split in SPLITS) or getattr(self.config, split))
 
     @property
     def to_look_at(self) -> Split | None:
@@ -47,8 +52,10 @@ class Splits:
         """The samples of one split; `DataError` when there are none."""
         if split not in self._read:
             if path := getattr(self.config, split):
-                self._read[split] = read_samples(path, self.config, self.columns)
-            elif self.config.file:
+                self._read[split] = read_samples(path, *self._wanted(split))
+                if split == "unlabelled":  # folders of images name a label all the same
+                    self._read[split] = [{key: value for key, value in sample.items() if key != "label"} for sample in self._read[split]]
+            elif self.config.file and split in SPLITS:
                 dealt = deal(self.config.file, self.config, self.columns)
                 self._read |= {role: samples for role, samples in dealt.items() if not getattr(self.config, role)}
             else:
@@ -63,6 +70,13 @@ class Splits:
             )
         return self._read[split]
 
+    def _wanted(self, split: Split) -> tuple[Data, tuple[str, ...]]:
+        """What is read of a row. Without labels there is no pair to compare either: each text is a sample by itself."""
+        if split != "unlabelled":
+            return self.config, self.columns
+        columns = tuple(column for column in self.columns if column not in ("label", "text_pair"))
+        return (self.config.model_copy(update={"text_pair": None}) if "text_pair" in self.columns else self.config), columns
+
     def digest(self, split: Split) -> str:
         whole = hashlib.sha256()
         for sample in self(split):
@@ -70,20 +84,36 @@ class Splits:
         return whole.hexdigest()
 
     def check_overlap(self) -> None:
-        """Refuse splits that share samples (exact match after normalisation) unless the pair is allowed by name."""
-        present = [split for split in SPLITS if self.has(split)]
+        """Refuse splits that share samples, nearly or passages of them, unless the pair is allowed by name."""
+        present = [split for split in ALL_DATA if self.has(split)]
         seen: dict[str, Split] = {}
-        allowed = {frozenset(pair.split("/")) for pair in self.config.allow_overlap}
+        allowed = {LEARNED_FROM, *(frozenset(pair.split("/")) for pair in self.config.allow_overlap)}
         for split in present:
             for sample in self(split):
                 key = normalised(sample)
                 other = seen.setdefault(key, split)
                 if other != split and frozenset((other, split)) not in allowed:
-                    raise DataError(
-                        f"the {other} and {split} data share a sample: {key[:60]!r}",
-                        where=str(getattr(self.config, split) or self.config.file),
-                        fix=f'remove it from one of them, or say allow_overlap = ["{other}/{split}"] in [data]',
-                    )
+                    raise self._shared(other, split, key)
+        if "text_pair" in self.columns and self.has("unlabelled"):  # where each text is a sample by itself
+            alone = {normalised(sample) for sample in self("unlabelled")}
+            for split in present:
+                if frozenset((split, "unlabelled")) in allowed or split == "unlabelled":
+                    continue
+                for sample in self(split):
+                    for text in (sample["text"], sample["text_pair"]):
+                        if (key := normalised({"text": text})) in alone:
+                            raise self._shared(split, "unlabelled", key)
+        if len(present) > 1 and (self.config.near_duplicates or self.config.shared_passage):
+            from edgepipe.near_duplicates.splits import refuse_near_duplicates
+
+            refuse_near_duplicates({split: self(split) for split in present}, self.config, allowed)
+
+    def _shared(self, one: Split, other: Split, key: str) -> DataError:
+        return DataError(
+            f"the {one} and {other} data share a sample: {key[:60]!r}",
+            where=str(getattr(self.config, other) or self.config.file),
+            fix=f'remove it from one of them, or say allow_overlap = ["{one}/{other}"] in [data]',
+        )
 
 
 def normalised(sample: Sample) -> str:
@@ -198,13 +228,15 @@ def split_samples(samples: list[Sample], roles: Sequence[Split] = SPLITS) -> dic
 
 def deal(path: str, config: Data, columns: tuple[str, ...]) -> dict[Split, list[Sample]]:
     """All four roles out of one file or folder: its own splits where it has some, and the others dealt from the first of
-    train, dev and test that it has."""
+    train, dev and test that it has. Near-duplicates are dealt to the same role."""
+    from edgepipe.near_duplicates.splits import dealt_together
+
     own = {role: source for name, source in _splits_of(Path(path)).items() if (role := _role(name))}
     if not own:
-        return split_samples(read_samples(path, config, columns))
+        return dealt_together(split_samples(read_samples(path, config, columns)), config)
     found = {role: _renamed(_read(source, config, columns), config, f"{path}, {role}") for role, source in own.items()}
     giver = next(role for role in ("train", "dev", "test", "calibration") if role in found)
-    return found | split_samples(found[giver], [role for role in SPLITS if role == giver or role not in found])
+    return found | dealt_together(split_samples(found[giver], [role for role in SPLITS if role == giver or role not in found]), config)
 
 
 def _role(name: str) -> Split | None:

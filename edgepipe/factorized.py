@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgepipe.errors import ModelError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,10 +26,31 @@ def apply_factors(module: nn.Module, factors: Mapping[str, int]) -> None:
         replace_layer(module, name, product(module.get_submodule(name), rank))
 
 
+def parts(layer: Any) -> tuple[Any, ...]:
+    """The layers that a linear layer is made of, in the order they are run: two of a product, else itself."""
+    return tuple(layer) if getattr(layer, "factorized", False) else (layer,)
+
+
+def weight_of(layer: Any) -> Tensor:
+    """The weight of a linear layer [out, in], of a product's two together."""
+    inner, *outer = (part.weight.detach() for part in parts(layer))
+    weight: Tensor = outer[0] @ inner if outer else inner
+    return weight
+
+
 def product(layer: Any, rank: int) -> nn.Sequential:
-    """A product of two layers that takes what `layer` takes and gives what it gives, with weights of zero."""
+    """A product of two layers that takes what `layer` takes and gives what it gives, with weights of zero.
+
+    Raises `ModelError` for a layer that training added something to, which a product has no place for.
+    """
     from torch import nn
 
+    if hasattr(layer, "adapter") or hasattr(layer, "prefix"):
+        raise ModelError(
+            "a layer with a trained adapter or prefix cannot be written as a product of two",
+            where="pass factorize",
+            fix="put factorize before recover",
+        )
     place: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     if isinstance(layer, nn.Embedding):
         made = nn.Sequential(

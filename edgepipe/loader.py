@@ -6,16 +6,15 @@ Weights are read from safetensors or weights-only .bin files; nothing a model fo
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.artifact import sha256_file
-from edgepipe.errors import ModelError, UsageError
-from edgepipe.importing import import_file
+from edgepipe.errors import ModelError
+from edgepipe.model_factory import from_factory, made
 from edgepipe.structure import STRUCTURE_FILE, apply_structure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import nn
 
@@ -63,7 +62,7 @@ def _config(component: Component) -> dict[str, Any]:
 def _load_base(artifact: Artifact) -> tuple[nn.Module, list[str]]:
     program, folder = artifact.program, artifact.model.folder
     if program.get("factory"):
-        return _from_factory(program["factory"], folder), []
+        return from_factory(program["factory"], folder), []
     if (folder / STRUCTURE_FILE).is_file():
         return _restructured(artifact), []
     return _from_transformers(artifact)
@@ -205,6 +204,7 @@ def _restructured(artifact: Artifact) -> nn.Module:
 
     folder = artifact.model.folder
     module = _empty(artifact)
+    tied = _tied(module)
     apply_structure(module, folder)
     state: dict[str, Any] = {}
     for ref in artifact.model.files:
@@ -218,9 +218,8 @@ def _restructured(artifact: Artifact) -> nn.Module:
             where=str(folder),
             fix="take the folder as the pruning pass wrote it",
         ) from None
-    tied = set(getattr(module, "_tied_weights_keys", None) or ())
-    missing = _used(missing, artifact)
-    if unexpected or set(missing) - tied:
+    missing = [key for key in _used(missing, artifact) if not tied.get(key, set()) & state.keys()]
+    if unexpected or missing:
         raise ModelError(
             f"weights are missing or unexpected: {[*missing, *unexpected][:5]}",
             where=str(folder),
@@ -231,13 +230,21 @@ def _restructured(artifact: Artifact) -> nn.Module:
     return module
 
 
+def _tied(module: nn.Module) -> dict[str, set[str]]:
+    """Parameter → all names that it goes by. One of them is saved."""
+    names: dict[int, set[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    return {name: group for group in names.values() for name in group}
+
+
 def skeleton(artifact: Artifact, config: Any = None) -> nn.Module:
     """The artifact's model as its config, or its user's factory, builds it: shapes without values. `config` instead of its own."""
     import torch
 
     with torch.device("meta"):
         if factory := artifact.program.get("factory"):
-            return _made(factory, artifact.model.folder)
+            return made(factory, artifact.model.folder)
         return _empty(artifact, config)
 
 
@@ -252,52 +259,3 @@ def _empty(artifact: Artifact, config: Any = None) -> nn.Module:
         config._attn_implementation = "eager"
         module = auto(config)
     return module
-
-
-def _made(factory: Mapping[str, Any], folder: Path) -> nn.Module:
-    """What the user's factory builds."""
-    from torch import nn
-
-    path = Path(factory["file"])
-    if sha256_file(path) != factory["sha256"]:
-        raise UsageError("the model factory changed while the build ran", where=str(path), fix="run again")
-    try:
-        made = import_file(path, "edgepipe_model_factory")
-        module = getattr(made, factory["function"])(_config_of(folder))
-    except Exception as error:
-        raise ModelError(
-            f"the model factory raised {type(error).__name__}: {error}",
-            where=f"{path}:{factory['function']}",
-            fix="it takes the config (a dict) and returns a torch module",
-        ) from error
-    if not isinstance(module, nn.Module):
-        raise ModelError(
-            f"the model factory returned {type(module).__name__}, not a torch module",
-            where=f"{path}:{factory['function']}",
-            fix="return a torch.nn.Module",
-        )
-    return module
-
-
-def _from_factory(factory: Mapping[str, Any], folder: Path) -> nn.Module:
-    from safetensors.torch import load_file
-
-    module = _made(factory, folder)
-    apply_structure(module, folder)
-    state: dict[str, Any] = {}
-    for weights in sorted(folder.glob("*.safetensors")):
-        state |= load_file(weights)
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise ModelError(
-            f"the weights do not fit the factory's module: {str(error).splitlines()[-1].strip()}",
-            where=str(folder),
-            fix="build the module the weights were saved from",
-        ) from None
-    return module.float()
-
-
-def _config_of(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

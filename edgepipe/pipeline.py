@@ -36,11 +36,19 @@ if TYPE_CHECKING:
 # What several built-in passes share: a change in one of these changes what they give.
 SHARED_SOURCES = (
     "loader.py",
+    "model_factory.py",
     "adapters.py",
     "structure.py",
     "factorized.py",
+    "additions.py",
+    "bottleneck.py",
+    "prefix.py",
     "saving.py",
-    "importance.py",
+    "layers.py",
+    "channels.py",
+    "linear_layers.py",
+    "low_rank.py",
+    "width.py",
     "weights.py",
     "checks.py",
     "probes.py",
@@ -198,20 +206,8 @@ def _run_step(
     after = setting.store.get(kept["artifact"]) if kept else None
     if kept is None or after is None:
         with setting.store.workdir() as workdir:
-            job = Job(
-                step.name,
-                options.model_dump(mode="json"),
-                before,
-                workdir,
-                setting.data,
-                setting.splits.columns,
-                facts,
-                costs,
-                setting.threads,
-                setting.plugins,
-                teacher,
-                setting.store.unfinished(key),
-                setting.deadline,
+            job = job_of(
+                step, options, before, setting, workdir, teacher, facts=facts, costs=costs, checkpoints=setting.store.unfinished(key)
             )
             try:
                 done = setting.worker.ask(job, step.name) if _known_to_worker(spec) else run_job(job, io.BytesIO())
@@ -247,6 +243,36 @@ def _run_step(
     if not (cached and label):  # the baseline is mostly the recipe's own first steps, told of already
         setting.progress.finish(label + step.name, "cached" if cached else f"{run.seconds:.1f} s")
     return after, run
+
+
+def job_of(
+    step: Step,
+    options: Any,
+    artifact: Artifact,
+    setting: Setting,
+    workdir: Path,
+    teacher: Artifact | None = None,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    costs: Mapping[str, float] | None = None,
+    checkpoints: Path | None = None,
+) -> Job:
+    """What a worker needs to run one step."""
+    return Job(
+        step.name,
+        options.model_dump(mode="json"),
+        artifact,
+        workdir,
+        setting.data,
+        setting.splits.columns,
+        dict(facts or {}),
+        dict(costs or {}),
+        setting.threads,
+        setting.plugins,
+        teacher,
+        checkpoints,
+        setting.deadline,
+    )
 
 
 def _known_to_worker(spec: PassSpec) -> bool:
@@ -294,7 +320,11 @@ def cache_key(
 def shared_digest() -> str:
     here = Path(__file__).parent
     files = [*(here / name for name in SHARED_SOURCES), resource("devices") / "driver.py"]
-    files += [path for folder in ("quantization", "rewrites", "training") for path in sorted((here / folder).rglob("*.py"))]
+    files += [
+        path
+        for folder in ("importance", "quantization", "rewrites", "sparsity", "training", "vocabulary")
+        for path in sorted((here / folder).rglob("*.py"))
+    ]
     return sources_digest(files)
 
 

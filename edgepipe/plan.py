@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepipe.config import Recipe
+from edgepipe.config import Budget, Recipe
 from edgepipe.cost.table import load_table
 from edgepipe.errors import UsageError
+from edgepipe.plan_pruning import pruning
 from edgepipe.plan_quantization import is_quantized, quantization
 from edgepipe.plan_quantization import step as _step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from edgepipe.artifact import Artifact
+    from edgepipe.data import Split
     from edgepipe.profile import Profile
 
 TOKENS = 128  # that kernel costs are looked up for
 MAPPED_SHARE = 0.02  # of the device's memory: smaller models are not worth a second file
 
 
-def plan(artifact: Artifact, profile: Profile, *, calibrated: bool = False) -> Recipe:
-    """The recipe for this model on this profile; `calibrated`: there is calibration data. Raises `UsageError` for a table of kernel costs that is damaged."""
+def plan(artifact: Artifact, profile: Profile, *, splits: Collection[Split] = (), budget: Budget | None = None) -> Recipe:
+    """The recipe for this model on this profile; `splits`: the data there is. Raises `UsageError` for a table of kernel costs that is damaged."""
     costs = load_table(profile)
     steps: list[dict[str, Any]] = []
-    left_out = [
-        "prune-heads, prune-ffn: cutting weights costs accuracy that only re-training earns back; ask for them in a recipe",
-    ]
+    left_out: list[str] = []
     adapters = [role for role, component in artifact.components.items() if component.format == "peft"]
     if adapters:
         steps.append(
@@ -39,6 +39,9 @@ def plan(artifact: Artifact, profile: Profile, *, calibrated: bool = False) -> R
         left_out.append("merge-lora: no adapter is given")
     torch_in = artifact.model.format == "torch"
     if torch_in:
+        pruned, without = pruning(artifact, profile, costs, budget or Budget(), splits)
+        steps += pruned
+        left_out += without
         steps.append(_step("export-onnx", f"{profile.runtime.name} {profile.runtime.version} on {profile.name} runs ONNX (runtime.name)"))
     else:
         left_out.append("export-onnx: the model is ONNX already")
@@ -48,7 +51,7 @@ def plan(artifact: Artifact, profile: Profile, *, calibrated: bool = False) -> R
     else:
         where = f"on {profile.cpu.model} (kernel costs, {costs.source})" if costs else "on this machine"
         steps.append(_step("optimize-graph", f"constants folded, and of the fusions those that pay {where}"))
-        found, without = quantization(artifact, profile, costs, calibrated=calibrated)
+        found, without = quantization(artifact, profile, costs, calibrated="calibration" in splits)
         steps += found
         left_out += without
         tuned = bool(found)

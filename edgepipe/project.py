@@ -27,6 +27,7 @@ def make_request(
     out: str | None = None,
     plugins: Sequence[str] = (),
     model_factory: str | None = None,
+    teacher: str | None = None,
     force: bool = False,
     strict: bool = False,
     archive: bool = False,
@@ -35,6 +36,7 @@ def make_request(
     project: str | None = None,
     need_model: bool = True,
     tune: bool = True,
+    time_limit: float | None = None,
 ) -> Request:
     """The request that these flags and the project file make. `data` maps file, train, calibration, dev, test to paths;
     `options` are `settings` as data, from Python.
@@ -56,13 +58,13 @@ def make_request(
         )
     own_model = named is not None and (base.model is None or Path(named).resolve() != Path(base.model).resolve())
     if own_model:  # another model than the project's: its name, adapters and licences do not go with it; task and data may
-        alien: dict[str, Any] = {"name": None, "adapters": (), "model_factory": None, "licences": {}, "components": {}, "compress": ()}
+        alien: dict[str, Any] = {"name": None, "adapters": (), "model_factory": None, "teacher": None, "licences": {}, "components": {}, "compress": ()}
         base = base.model_copy(update={**alien, "task": base.task if task is None else None})
     paths = {key: resolve_path(value, here) for key, value in (data or {}).items() if value}
     samples = base.data
     if "file" in paths:  # one file for all roles replaces whatever the project names
         samples = samples.model_copy(update={"train": None, "calibration": None, "dev": None, "test": None})
-    elif paths:
+    elif paths.keys() - {"unlabelled"}:
         samples = samples.model_copy(update={"file": None})
     samples = samples.model_copy(update=paths)
     chosen = base.task if task is None else Task(name=task) if base.task is None or base.task.name != task else base.task
@@ -91,6 +93,7 @@ def make_request(
             **{(name, key): f"--set {name}.{key}" for name, values in given.items() for key in values},
         },
         model_factory=resolve_path(model_factory, here) if model_factory else base.model_factory,
+        teacher=resolve_path(teacher, here) if teacher else base.teacher,
         plugins=(*base.plugins, *(resolve_path(p, here) for p in plugins)),
         licences=dict(base.licences),
         out=Path(resolve_path(out, here)) if out else Path(base.out).absolute(),
@@ -100,6 +103,7 @@ def make_request(
         devices=tuple(devices),
         target_samples=target_samples,
         tune=tune,
+        time_limit=time_limit,
     )
 
 

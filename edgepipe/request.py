@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.bundle import check_target
 from edgepipe.component_recipes import check_components, is_onnx, plan_components
 from edgepipe.config import Budget, Data, Recipe, Task, load_recipe
-from edgepipe.data import SPLITS, Splits, check_fit
+from edgepipe.data import ALL_DATA, SPLITS, Splits, check_fit
 from edgepipe.errors import DataError, ModelError, OperatorError, UsageError, nearest, reading
 from edgepipe.intake import find_source, make_artifact
 from edgepipe.memory_fit import check_fits
@@ -52,6 +52,7 @@ class Request:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     places: dict[tuple[str, str], str] = field(default_factory=dict)  # (pass, option) → where it was set, for errors
     model_factory: str | None = None
+    teacher: str | None = None  # folder of a model that recovery learns from instead of the uncompressed one
     plugins: tuple[str, ...] = ()
     licences: dict[str, str] = field(default_factory=dict)
     out: Path = Path("build")
@@ -60,6 +61,7 @@ class Request:
     archive: bool = False
     devices: tuple[str, ...] = ()
     tune: bool = True  # choose by measurement how each layer is quantized, where the recipe leaves it open
+    time_limit: float | None = None  # minutes for all builds together; training then ends with the best it has
     parts: Parts = field(default_factory=Parts)  # several components, or state
     target_samples: int | None = TARGET_SAMPLES  # random samples that an emulated device runs; None: all
 
@@ -72,6 +74,7 @@ class Prepared:
     task: TaskSpec
     splits: Splits
     artifact: Artifact
+    teacher: Artifact | None = None  # that the user named
 
 
 def prepare(request: Request, *, with_data: bool = True) -> Prepared:
@@ -95,7 +98,7 @@ def prepare(request: Request, *, with_data: bool = True) -> Prepared:
     if with_data:
         with reading(DataError):
             splits("test")  # needed, whatever else is given
-            check_data(splits, task, artifact, tuple(split for split in SPLITS if splits.has(split)))
+            check_data(splits, task, artifact, tuple(split for split in ALL_DATA if splits.has(split)))
             splits.check_overlap()
     if is_onnx(artifact) and (unknown := unknown_here(artifact)):
         raise OperatorError(
@@ -103,7 +106,25 @@ def prepare(request: Request, *, with_data: bool = True) -> Prepared:
             where=", ".join(str(artifact.components[role].main_file) for role in artifact.roles),
             fix="export the model with operators that it has",
         )
-    return Prepared(request, task, splits, artifact)
+    return Prepared(request, task, splits, artifact, _teacher(request, task, labels))
+
+
+def _teacher(request: Request, task: TaskSpec, labels: tuple[str, ...]) -> Artifact | None:
+    """Raises `ModelError` for one that knows other labels than the model, or the same in another order."""
+    if not request.teacher:
+        return None
+    with reading(ModelError):
+        source = find_source(request.teacher)
+        teacher = make_artifact(source, (), task, tuple(source.labels) or labels, request.data, None)
+    if teacher.model.format != "torch":
+        raise ModelError("the teacher is no torch model", where=request.teacher, fix="name a transformers folder")
+    if labels and source.labels and tuple(source.labels) != labels:
+        raise ModelError(
+            f"teacher and model know different labels: {', '.join(source.labels)} against {', '.join(labels)}",
+            where=request.teacher,
+            fix="take a teacher that was trained for the same labels, in the same order",
+        )
+    return teacher
 
 
 def check_data(splits: Splits, task: TaskSpec, artifact: Artifact, roles: Sequence[Split]) -> None:
@@ -113,7 +134,7 @@ def check_data(splits: Splits, task: TaskSpec, artifact: Artifact, roles: Sequen
         where = str(getattr(splits.config, split) or f"{splits.config.file}, its {split} share of {len(samples)} samples")
         check_fit(samples, artifact.program["preprocess"]["kind"], sample_inputs(artifact), where)
         check_audio(artifact, samples)
-        if task.check_labels:
+        if task.check_labels and split != "unlabelled":
             task.check_labels(samples, artifact.program.get("labels", ()), where)
 
 
@@ -134,8 +155,9 @@ def recipe_for(prepared: Prepared, profile: Profile) -> Recipe:
 
 
 def _planned(prepared: Prepared, profile: Profile) -> Recipe:
-    calibrated = prepared.splits.has("calibration")
-    return plan_components(prepared.artifact, profile, prepared.request.parts.compress, calibrated=calibrated)
+    request, splits = prepared.request, prepared.splits
+    given = [split for split in SPLITS if splits.has(split)]
+    return plan_components(prepared.artifact, profile, request.parts.compress, splits=given, budget=request.budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +208,8 @@ def planned(request: Request, *, whole: bool = True) -> tuple[Prepared, list[Pla
 
 def _check_splits(splits: Splits, steps: Sequence[tuple[Step, PassSpec, Any]]) -> None:
     """The data that passes ask for must be there before the first of them runs."""
-    for step, spec, _ in steps:
-        for split in spec.data:
+    for step, spec, options in steps:
+        for split in (*spec.data, *options.needed_data):
             if not splits.has(split):
                 raise DataError(
                     f"{step.name} needs {split} data, and none is given",

@@ -2,6 +2,7 @@
 
 {"layers": [{"heads": 12, "ffn": 1536}, …], attention heads and feed-forward width of each layer of an encoder
  "factors": {"bert.pooler.dense": 64}, ranks of layers that are products of two
+ "adapter": 24, "prefix": 16,         what training added to each layer of an encoder
  "shapes": {"layer1.0.weight": [24, 16, 3, 3]}} any other weight that is smaller: channels, hidden width
 """
 
@@ -11,8 +12,9 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from edgepipe.additions import ADDITIONS, additions_of, apply_additions
 from edgepipe.errors import ModelError
-from edgepipe.factorized import apply_factors, factors_of
+from edgepipe.factorized import apply_factors, factors_of, parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -122,15 +124,19 @@ class EncoderLayer:
 def _keep_outputs(linear: Any, rows: Any) -> None:
     from torch import nn
 
+    linear = parts(linear)[-1]
     linear.weight = nn.Parameter(linear.weight.detach()[rows].clone())
     if linear.bias is not None:
         linear.bias = nn.Parameter(linear.bias.detach()[rows].clone())
+    if hasattr(linear, "prefix"):
+        linear.prefix = nn.Parameter(linear.prefix.detach()[:, rows].clone())
     linear.out_features = len(rows)
 
 
 def _keep_inputs(linear: Any, columns: Any) -> None:
     from torch import nn
 
+    linear = parts(linear)[0]
     linear.weight = nn.Parameter(linear.weight.detach()[:, columns].clone())
     linear.in_features = len(columns)
 
@@ -170,7 +176,9 @@ def structure_of(module: Any, plain: Any) -> dict[str, Any]:
         structure["factors"] = factors
         apply_factors(plain, factors)
     if getattr(getattr(transformer_of(module), "config", None), "model_type", "") in LAYOUTS:
-        # A factorized layer has no width to compare: its rank says enough.
+        if additions := additions_of(encoder_layers(module)):
+            structure |= additions
+            apply_additions(encoder_layers(plain), additions)
         layers = [{"heads": layer.heads, "ffn": _width(layer.ffn_in)} for layer in encoder_layers(module)]
         if layers != [{"heads": layer.heads, "ffn": _width(layer.ffn_in)} for layer in encoder_layers(plain)]:
             structure["layers"] = layers
@@ -191,6 +199,7 @@ def read_structure(folder: Path) -> dict[str, Any]:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         numbers = [layer[part] for layer in data.get("layers", ()) for part in ("heads", "ffn")]
         numbers += [*data.get("factors", {}).values(), *(n for shape in data.get("shapes", {}).values() for n in shape)]
+        numbers += [data[name] for name in ADDITIONS if name in data]
         sound = bool(data) and all(type(number) is int and number > 0 for number in numbers)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sound = False
@@ -207,6 +216,8 @@ def apply_structure(module: nn.Module, folder: Path) -> None:
         if lost := sorted(set(factors) - set(modules)):
             raise _untrue(f"the model has no layer {lost[0]}", folder)
         apply_factors(module, factors)
+    if additions := {name: structure[name] for name in ADDITIONS if name in structure}:
+        apply_additions(encoder_layers(module), additions)
     if kept := structure.get("layers"):
         found = len(encoder_layers(module))
         if found != len(kept):
@@ -221,16 +232,16 @@ def apply_structure(module: nn.Module, folder: Path) -> None:
 
 
 def _apply_layers(module: nn.Module, kept: Sequence[Mapping[str, int]]) -> None:
-    for layer, parts in zip(encoder_layers(module), kept, strict=True):
-        if parts["heads"] < layer.heads:
-            layer.keep_heads(range(parts["heads"]))
-        if parts["ffn"] < _width(layer.ffn_in):
-            layer.keep_ffn(range(parts["ffn"]))
+    for layer, widths in zip(encoder_layers(module), kept, strict=True):
+        if widths["heads"] < layer.heads:
+            layer.keep_heads(range(widths["heads"]))
+        if widths["ffn"] < _width(layer.ffn_in):
+            layer.keep_ffn(range(widths["ffn"]))
 
 
 def _width(linear: Any) -> int:
     """Outputs of a linear layer, or of one that is a product of two."""
-    return int(linear[-1].out_features if hasattr(linear, "__getitem__") else linear.out_features)
+    return int(parts(linear)[-1].out_features)
 
 
 def resize(module: nn.Module, name: str, shape: Sequence[int]) -> None:
@@ -251,14 +262,20 @@ def resize(module: nn.Module, name: str, shape: Sequence[int]) -> None:
         owner.num_embeddings, owner.embedding_dim = shape
     elif isinstance(owner, nn.LayerNorm):
         owner.normalized_shape = tuple(shape)
-    elif isinstance(owner, nn.modules.batchnorm._BatchNorm):
+    elif isinstance(owner, nn.modules.batchnorm._NormBase):
         owner.num_features = shape[0]
+    elif isinstance(owner, nn.GroupNorm):
+        owner.num_channels = shape[0]
+    elif isinstance(owner, nn.PReLU):
+        owner.num_parameters = shape[0]
     elif isinstance(owner, nn.modules.conv._ConvNd):
-        owner.out_channels = shape[0]
-        if owner.groups == owner.in_channels and owner.groups > 1:  # one filter for each channel, however many there are
-            owner.groups = owner.in_channels = shape[0]
+        if owner.groups == owner.in_channels == owner.out_channels:  # one filter for each channel, however many there are
+            owner.groups = shape[0]
+        outer, inner = shape[0], shape[1] * owner.groups
+        if owner.transposed:
+            owner.in_channels, owner.out_channels = outer, inner
         else:
-            owner.in_channels = shape[1] * owner.groups
+            owner.in_channels, owner.out_channels = inner, outer
 
 
 def _untrue(what: str, folder: Path) -> ModelError:

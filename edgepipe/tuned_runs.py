@@ -12,6 +12,7 @@ from edgepipe.component_runs import component_settings, run_components, steps_on
 from edgepipe.components import is_composed, put_back, view
 from edgepipe.pipeline import run_recipe
 from edgepipe.tune import tune
+from edgepipe.tune_pruning import with_widths
 from edgepipe.tuning.evaluation import dev_points
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def run_tuned(steps: Steps, start: Artifact, baseline: Artifact, setting: Settin
     share = min(budget.max_size_ratio, (budget.max_size_bytes or float("inf")) / size_of(baseline))
     if not is_composed(start):
         limit = share * size_of(baseline)
-        return _one(steps, start, setting, budget, limit, _dev(lambda done: done, baseline, setting, task))
+        steps, widths = with_widths(steps, start, baseline, setting, budget, limit)
+        done = _one(steps, start, setting, budget, limit, _dev(lambda done: done, baseline, setting, task))
+        return replace(done, tuning={**done.tuning, **({"pruning": widths} if widths else {})})
     whole, runs, used, tuning = start, [], [], {}
     with component_settings(steps, start, setting) as settings:
         for role, own in settings.items():
@@ -81,6 +84,8 @@ def _one(
     steps: Steps, start: Artifact, setting: Setting, budget: Budget, limit: float, dev: Callable[[Artifact], float] | None
 ) -> TunedRun:
     places = [index for index, (step, _, _) in enumerate(steps) if step.name.startswith("quantize-")]
+    if not places:
+        return run_untuned(steps, start, setting)
     first, last = places[0], places[-1] + 1
     before, runs = run_recipe(steps[:first], start, setting)
     tuned = tune(before, setting, budget, limit, dev)

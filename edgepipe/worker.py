@@ -61,6 +61,20 @@ class MeasureFusions:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasureUnits:
+    """Importance of every head and neuron of a torch encoder. `job` is of a pass that would cut some."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class TimeForward:
+    """Seconds that the job's model takes for one batch of its training data."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
 class CountFlops:
     """Count the arithmetic of one inference of an ONNX artifact; `sample` where its inputs are given as tensors."""
 
@@ -77,6 +91,9 @@ class Done:
     peak_rss_bytes: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
     incomplete: str = ""
+
+
+TIMED_SAMPLES, TIMED_BATCHES = 256, 4
 
 
 def send(stream: IO[bytes], message: object) -> None:
@@ -290,11 +307,49 @@ def _die_with_parent(parent: int) -> None:
     os._exit(1)
 
 
+def _units(job: Job, answers: IO[bytes]) -> list[dict[str, Any]]:
+    """Of each layer: `heads` and `ffn`, what the loss would move by without each, its `head_size` and the `hidden` width."""
+    from edgepipe.importance.taylor import loss_changes
+    from edgepipe.loader import load_torch
+    from edgepipe.passes import get_pass
+    from edgepipe.structure import encoder_layers, hidden_width
+
+    module = load_torch(job.artifact)
+    with told_of(job, "measuring what matters raised"):
+        changes = loss_changes(module, job.artifact, WorkerContext(job, get_pass(job.name), answers))
+    shapes = [{"head_size": layer.head_size, "hidden": hidden_width(module)} for layer in encoder_layers(module)]
+    return [change | shape for change, shape in zip(changes, shapes, strict=True)]
+
+
+def _seconds_forward(job: Job) -> float:
+    import torch
+
+    from edgepipe.data import Splits
+    from edgepipe.loader import load_torch
+    from edgepipe.training.batches import Batches
+    from edgepipe.training.outputs import called
+
+    module = load_torch(job.artifact)
+    samples = Splits(job.data, job.columns)("train")
+    batches = Batches(job.artifact, samples[:: max(1, len(samples) // TIMED_SAMPLES)], job.options.get("batch_size", 32))
+    inputs = [batch.inputs for batch, _ in zip(batches.epoch(0), range(TIMED_BATCHES + 1), strict=False)]
+    with torch.no_grad():
+        called(module, inputs[0])  # the first run makes what later ones find
+        started = time.perf_counter()
+        for one in inputs[1:] or inputs:
+            called(module, one)
+    return (time.perf_counter() - started) / max(1, len(inputs) - 1)
+
+
 def answer(request: Any, answers: IO[bytes]) -> Any:
     if isinstance(request, MeasureFusions):
         from edgepipe.cost.fusions import measure_fusions
 
         return Done(measure_fusions(request.threads))
+    if isinstance(request, MeasureUnits):
+        return Done(_units(request.job, answers))
+    if isinstance(request, TimeForward):
+        return Done(_seconds_forward(request.job))
     if isinstance(request, CountFlops):
         from edgepipe.cost.flops import count_flops
 

@@ -8,7 +8,7 @@ import sys
 from typing import IO, TYPE_CHECKING, Any
 
 from edgepipe.errors import EdgepipeError, Interrupted, PassError, ResourceError
-from edgepipe.worker import Done, Job, receive, send
+from edgepipe.worker import Done, Job, MeasureUnits, TimeForward, receive, send
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,8 @@ class WorkerProcess:
 
     def ask(self, request: Any, what: str) -> Done:
         """Send one request and wait for its result; raises what the worker raised, or what became of the worker."""
-        wants_torch = isinstance(request, Job) and request.artifact.model.format == "torch"
+        job = request.job if isinstance(request, MeasureUnits | TimeForward) else request
+        wants_torch = isinstance(job, Job) and job.artifact.model.format == "torch"
         if self._holds_torch and not wants_torch:
             self.close()
         process = self._started()

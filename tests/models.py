@@ -164,11 +164,11 @@ def write_vision_model(folder: Path, architecture: str, *, seed: int = 0, **chan
         },
         "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
     }
-    family = architecture.split("For")[0]
+    family = architecture.split("For")[0].removesuffix("Model")
     labels = {"num_labels": 3, "id2label": {0: "cat", 1: "dog", 2: "fox"}, "label2id": {"cat": 0, "dog": 1, "fox": 2}}
     write_model(
         folder,
-        getattr(transformers, architecture)(getattr(transformers, f"{family}Config")(**{**labels, **sizes[family], **changes})),
+        getattr(transformers, architecture)(getattr(transformers, f"{family}Config")(**{**labels, **sizes.get(family, {}), **changes})),
         seed=seed,
     )
     normalised = {"do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}

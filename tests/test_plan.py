@@ -45,13 +45,13 @@ def convolution(folder: Path) -> Path:
 @pytest.mark.parametrize("profile", ["rpi4", "rpi5", "x86-avx2", "x86-vnni"])
 def test_recipe_of_the_classifier_is_the_golden_one(torch_artifact: Artifact, golden: Callable[[str, str], None], profile: str) -> None:
     golden(f"plan_{profile}.toml", dump_recipe(plan(torch_artifact, load_profile(profile))))
-    golden(f"plan_{profile}_calibrated.toml", dump_recipe(plan(torch_artifact, load_profile(profile), calibrated=True)))
+    golden(f"plan_{profile}_calibrated.toml", dump_recipe(plan(torch_artifact, load_profile(profile), splits=("calibration",))))
 
 
 @pytest.mark.parametrize("profile", SHIPPED)
 def test_recipe_for_every_shipped_profile_can_run_and_has_reasons(torch_artifact: Artifact, profile: str) -> None:
     for calibrated in (False, True):
-        recipe = plan(torch_artifact, load_profile(profile), calibrated=calibrated)
+        recipe = plan(torch_artifact, load_profile(profile), splits=("calibration",) if calibrated else ())
 
         check_recipe(recipe, torch_artifact)
         assert recipe.tune
@@ -108,8 +108,8 @@ def test_convolutions_are_not_quantized_dynamically(tmp_path: Path) -> None:
 def test_scales_from_calibration_data_are_planned_where_there_is_some(tmp_path: Path, torch_artifact: Artifact) -> None:
     board = load_profile("rpi5")
 
-    convolutions = plan(of(convolution(tmp_path)), board, calibrated=True)
-    encoder = plan(torch_artifact, board, calibrated=True)
+    convolutions = plan(of(convolution(tmp_path)), board, splits=("calibration",))
+    encoder = plan(torch_artifact, board, splits=("calibration",))
 
     assert [step.name for step in convolutions.steps] == ["optimize-graph", "quantize-static"]
     assert [step.name for step in encoder.steps] == ["export-onnx", "optimize-graph", "quantize-static", "quantize-dynamic"]

@@ -69,6 +69,7 @@ build_options = _all(
     click.option("--task", metavar="NAME", help=f"What accuracy means: {TASKS}."),
     click.option("--data", metavar="FILE", help="One file of samples, split by a fixed seed into the four roles."),
     click.option("--train", metavar="FILE", help="Samples for recovery."),
+    click.option("--unlabelled", metavar="FILE", help="Samples without labels, which recovery learns from too."),
     click.option("--calibration", metavar="FILE", help="Samples for importance and quantization statistics."),
     click.option("--dev", metavar="FILE", help="Samples for choices."),
     click.option("--test", metavar="FILE", help="Samples that judge the result; read once."),
@@ -85,6 +86,7 @@ build_options = _all(
         "--tune/--no-tune", default=True, help="Choose by measurement how each layer is quantized (default), or quantize as planned."
     ),
     click.option("--model-factory", metavar="FILE.py:FUNCTION", help="Builds the torch module of an architecture of your own."),
+    click.option("--teacher", metavar="DIR", help="Another model that recovery learns from (default: the uncompressed one)."),
     click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="Python file that registers passes."),
     project_option,
 )
@@ -94,5 +96,5 @@ def request_of(arguments: dict[str, Any], **more: Any) -> Any:
     """The build request that `build_options` and the project file make."""
     from edgepipe.project import make_request
 
-    splits = {key: arguments.pop(key) for key in ("train", "calibration", "dev", "test")}
+    splits = {key: arguments.pop(key) for key in ("train", "calibration", "dev", "test", "unlabelled")}
     return make_request(data={"file": arguments.pop("data"), **splits}, **arguments, **more)

@@ -24,10 +24,16 @@ if TYPE_CHECKING:
 
 BUILT_IN = (
     "merge_lora",
+    "prune_layers",
     "prune_heads",
     "prune_ffn",
+    "prune_channels",
+    "prune_width",
+    "factorize",
+    "prune_vocab",
     "recover",
     "quantization_aware_training",
+    "sparsify",
     "export_onnx",
     "fix_inputs",
     "optimize_graph",
@@ -41,6 +47,11 @@ BUILT_IN = (
 
 class PassOptions(Table):
     """Base of every options model: frozen, unknown keys refused."""
+
+    @property
+    def needed_data(self) -> tuple[Split, ...]:
+        """Splits that the pass cannot do without as these options have it, of those it declares as optional."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

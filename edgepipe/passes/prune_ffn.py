@@ -5,21 +5,41 @@ Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv 1906
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgepipe.passes import Check, PassOptions, register_pass
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from edgepipe.artifact import Artifact
     from edgepipe.context import Context
+    from edgepipe.data import Split
 
 
 class PruneFfn(PassOptions):
-    ratio: float = Field(default=0.25, gt=0, lt=1, description="share of all feed-forward neurons to cut")
+    ratio: float | None = Field(default=None, gt=0, lt=1, description="share of all feed-forward neurons to cut (default: 0.25)")
+    keep: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="how many neurons stay in each layer, the first layer first, instead of a ratio"
+    )
     scope: Literal["global", "layer"] = Field(default="global", description="rank neurons over the whole model, or within each layer")
-    multiple_of: int = Field(default=16, gt=0, description="widths land on multiples of this, which kernels like")
+    importance: Literal["taylor", "activation", "magnitude"] = Field(
+        default="taylor",
+        description="what matters: how the loss would move (taylor), what is written on calibration data (activation), or weights alone (magnitude)",
+    )
+    multiple_of: int = Field(default=16, gt=0, description="widths that a ratio gives land on multiples of this, which kernels like")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.keep and self.ratio is not None:
+            raise ValueError("keep and ratio say the same thing: give one of them")
+        return self
+
+    @property
+    def needed_data(self) -> tuple[Split, ...]:
+        return () if self.importance == "magnitude" else ("calibration",)
 
 
 @register_pass(
@@ -29,20 +49,24 @@ class PruneFfn(PassOptions):
     options=PruneFfn,
     after=("merge-lora",),
     before=("export-onnx",),
-    data=("calibration",),
+    optional_data=("calibration",),
     checks=(Check("smaller"), Check("same-signature"), Check("loads")),
     libraries=("torch", "transformers"),
 )
 def prune_ffn(artifact: Artifact, options: PruneFfn, ctx: Context) -> Artifact:
-    """Cut the feed-forward neurons with the least first-order importance; the weights are physically removed."""
-    from edgepipe.importance import choose_kept, taylor_importance
+    """Cut the feed-forward neurons that matter least; the weights are physically removed."""
+    from edgepipe.importance import choose_counts, choose_kept, unit_importance
     from edgepipe.loader import load_torch
     from edgepipe.saving import save_torch
     from edgepipe.structure import encoder_layers
 
     module = load_torch(artifact)
-    scores = [layer["ffn"] for layer in taylor_importance(module, artifact, ctx)]
-    kept_everywhere = choose_kept(scores, options.ratio, per_layer=options.scope == "layer", multiple_of=options.multiple_of)
+    scores = [layer["ffn"] for layer in unit_importance(options.importance, module, artifact, ctx)]
+    if options.keep:
+        kept_everywhere = choose_counts(scores, options.keep, "neurons", "prune-ffn.keep")
+    else:
+        ratio = 0.25 if options.ratio is None else options.ratio
+        kept_everywhere = choose_kept(scores, ratio, per_layer=options.scope == "layer", multiple_of=options.multiple_of)
     for layer, kept in zip(encoder_layers(module), kept_everywhere, strict=True):
         layer.keep_ffn(kept)
     return artifact.with_component("model", save_torch(module, artifact, ctx.workdir))

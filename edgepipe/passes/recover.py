@@ -6,44 +6,39 @@ learned from is chosen among the objectives in `edgepipe.training.objectives`, e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
+from edgepipe.errors import DataError
 from edgepipe.passes import Check, PassOptions, register_pass
+from edgepipe.training.data_efficiency import DataEfficiency
+from edgepipe.training.memory_options import MemoryOptions
+from edgepipe.training.methods.options import MethodOptions
+from edgepipe.training.objectives.options import ObjectiveOptions
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from edgepipe.artifact import Artifact
     from edgepipe.context import Context
     from edgepipe.training.loop import Fitted
 
-ObjectiveName = Literal["task", "logits", "hidden", "attention", "relations"]
 
-
-class Recover(PassOptions):
-    objectives: dict[ObjectiveName, float] = Field(
-        default_factory=dict,
-        description="what is learned from, and its weight: task (labels), logits (the teacher's outputs), hidden (its layers), attention, "
-        "relations (default: logits, and hidden where the model is an encoder whose layers are known)",
-    )
-    temperature: float = Field(default=2.0, gt=0, allow_inf_nan=False, description="of class probabilities, the teacher's and its own")
+class Recover(MethodOptions, MemoryOptions, ObjectiveOptions, DataEfficiency, PassOptions):
     epochs: int = Field(default=3, ge=1)
-    learning_rate: float = Field(default=3e-4, gt=0, le=1, allow_inf_nan=False)
     batch_size: int = Field(default=32, ge=1)
     warm_up: float = Field(default=0.1, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     weight_decay: float = Field(default=0.01, ge=0, lt=1)
     dropout: float = Field(default=0.0, ge=0, lt=1, description="while it trains: what the teacher says is no noise to be forgotten")
-    max_samples: int | None = Field(default=None, ge=1, description="of the training data, drawn at random (default: all)")
-    patience: int = Field(default=4, ge=1, description="judgements on dev (two an epoch) without a better one, then training stops")
     minutes: float | None = Field(default=None, gt=0, description="time limit; what comes out then depends on the machine's speed")
     seed: int = Field(default=0, ge=0)
 
-    @field_validator("objectives")
-    @classmethod
-    def _weights_that_count(cls, value: dict[str, float]) -> dict[str, float]:
-        if any(not 0 < weight < float("inf") for weight in value.values()):
-            raise ValueError("a weight is a number above 0; leave out an objective that does not count")
-        return value
+    @model_validator(mode="after")
+    def _views_that_differ(self) -> Self:
+        if self.positives == "dropout" and not self.dropout:
+            raise ValueError('positives = "dropout" compares a model with itself under other dropout: set dropout above 0, such as 0.1')
+        return self
 
 
 @register_pass(
@@ -54,8 +49,9 @@ class Recover(PassOptions):
     after=("merge-lora",),
     before=("quantization-aware-training", "export-onnx"),
     data=("train", "dev"),
+    optional_data=("unlabelled",),
     checks=(Check("same-signature"), Check("loads")),
-    libraries=("torch", "transformers", "safetensors"),
+    libraries=("torch", "transformers", "safetensors", "peft", "adapters", "bitsandbytes"),
     teacher=True,
 )
 def recover(artifact: Artifact, options: Recover, ctx: Context) -> Artifact:
@@ -64,31 +60,55 @@ def recover(artifact: Artifact, options: Recover, ctx: Context) -> Artifact:
 
     from edgepipe.loader import load_torch
     from edgepipe.saving import save_torch
+    from edgepipe.training.augmentation import Setup, make_augmentation
     from edgepipe.training.batches import Batches
     from edgepipe.training.checkpoint import Checkpoint
+    from edgepipe.training.gradient_checkpointing import checkpoint_layers
+    from edgepipe.training.importance_sampling import ImportanceSampler
     from edgepipe.training.lessons import lessons
     from edgepipe.training.loop import Schedule, fit
+    from edgepipe.training.methods import Setup as MethodSetup
+    from edgepipe.training.methods import finish, make_method
+    from edgepipe.training.pieces import on_device
 
-    module = load_torch(artifact)
+    options.check_device()
+    module = load_torch(artifact).to(options.device)
     for layer in module.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.p = options.dropout
+    samples = samples_to_learn(options, ctx)
+    sampler = None if options.sampling == "uniform" else ImportanceSampler(len(samples), options.sampling, options.seed)
     train = Batches(
-        artifact, drawn(ctx.data("train"), options.max_samples, options.seed), options.batch_size, seed=options.seed, teacher=ctx.teacher
+        artifact,
+        samples,
+        options.batch_size,
+        seed=options.seed,
+        teacher=ctx.teacher,
+        augmentation=make_augmentation(Setup(artifact, module, ctx.teacher, options)),
+        sampler=sampler,
     )
     dev = Batches(artifact, ctx.data("dev"), options.batch_size, teacher=ctx.teacher)
-    taught = lessons(artifact, ctx.teacher, module, options, train)
+    method = make_method(MethodSetup(artifact, module, options, train))
+    taught = lessons(artifact, ctx.teacher, method.module, options, train)
+    trained = method.begin(taught)
+    parameters = {**trained, **taught.parameters()}
+    if options.gradient_checkpointing:
+        checkpoint_layers(module)
     schedule = Schedule(
         epochs=options.epochs,
-        learning_rate=options.learning_rate,
+        learning_rate=learning_rate(options, parameters, taught, train, list(module.buffers()), ctx),
         warm_up=options.warm_up,
         weight_decay=options.weight_decay,
+        judgements=options.judgements,
         patience=options.patience,
         minutes=options.minutes,
         deadline=ctx.deadline,
         seed=options.seed,
+        precision=options.precision,
+        accumulate=options.accumulate,
+        optimizer=options.optimizer,
     )
-    parameters = {**dict(module.named_parameters()), **taught.parameters()}
+    taught.sampler = sampler
     fitted = fit(
         parameters,
         taught,
@@ -99,11 +119,49 @@ def recover(artifact: Artifact, options: Recover, ctx: Context) -> Artifact:
         where="pass recover",
         buffers=list(module.buffers()),
         checkpoint=Checkpoint(ctx.checkpoints),
+        sampler=sampler,
+        form=method.form,
     )
     if fitted.ended == "deadline":
         ctx.incomplete(f"the time limit ended training after {fitted.steps} of {options.epochs * len(train)} steps")
     ctx.record("training", curves(fitted, options.epochs * len(train)))
-    return artifact.with_component("model", save_torch(module.eval(), artifact, ctx.workdir))
+    ctx.record("trained", {"what": options.train, "parameters": sum(parameter.numel() for parameter in trained.values())})
+    finished = finish(method, on_device(next(dev.in_order()), options.device)).cpu()
+    return artifact.with_component("model", save_torch(finished, artifact, ctx.workdir))
+
+
+def samples_to_learn(options: Recover, ctx: Context) -> list[Any]:
+    """The training data, and behind it what has no labels."""
+    samples = drawn(ctx.data("train"), options.max_samples, options.seed)
+    if not ctx.has("unlabelled"):
+        return samples
+    if set(options.objectives) == {"task"}:
+        raise DataError(
+            "there is unlabelled data, and nothing is learned but labels",
+            where="recover.objectives",
+            fix="add logits, so that the teacher says what the samples are, or leave the unlabelled data out",
+        )
+    return samples + drawn(ctx.data("unlabelled"), options.max_unlabelled, options.seed)
+
+
+def learning_rate(options: Recover, parameters: Any, loss: Any, train: Any, buffers: Any, ctx: Context) -> float:
+    """The one that is given, or that a sweep finds."""
+    if options.learning_rate != "find":
+        return options.learning_rate
+    from edgepipe.training.learning_rate_finder import find_learning_rate
+
+    found = find_learning_rate(
+        parameters,
+        loss,
+        train,
+        ctx.progress,
+        where="pass recover",
+        buffers=buffers,
+        weight_decay=options.weight_decay,
+        seed=options.seed,
+    )
+    ctx.record("learning_rate", {"found": found.rate, "curve": [list(point) for point in found.curve]})
+    return found.rate
 
 
 def drawn(samples: list[Any], count: int | None, seed: int) -> list[Any]:

@@ -17,6 +17,7 @@ from edgepipe.report.layers import SOURCES, LayersView, layers_view
 from edgepipe.report.matrix import Card, cards_of, informative, target_names, worst
 from edgepipe.report.prediction import PredictionView, prediction_view
 from edgepipe.report.roofline import RooflineView, roofline_view
+from edgepipe.report.training import training_chart, training_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -108,6 +109,7 @@ def _template() -> jinja2.Template:
     )
     environment.globals.update({name: getattr(numbers, name) for name in shared})
     environment.globals.update({function.__name__: function for function in (axes_text, by_axis, devices_text, options_text, row_name)})
+    environment.globals.update(training_chart=training_chart, training_text=training_text)
     environment.globals.update(MARKS=matrix.MARKS, PROVENANCE=PROVENANCE, COST_SOURCES=SOURCES, SHOWN_CHANGES=SHOWN_CHANGES)
     environment.filters["commands"] = commands
     return environment.get_template("report.html.j2")

@@ -85,6 +85,9 @@ def print_result(manifest: Mapping[str, Any], *, bundle: Path | None = None, rep
             reasons.setdefault(why, []).append(row["axis"])
     for reason, axes in reasons.items():
         console.print(f"  [dim]{', '.join(dict.fromkeys(axes))}: {escape(reason)}[/]", highlight=False)
+    for run in manifest["passes"]:
+        if why := run.get("figures", {}).get("incomplete"):
+            console.print(f"  [yellow]{run['name']}: {escape(why)}; this is the best so far[/]", highlight=False)
     verdict = manifest["verdict"]
     console.print(
         f"\n[{COLOURS[verdict]}]{MARKS[verdict]}[/]  profile {escape(manifest['profile'])}, exit code {manifest['exit_code']}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.errors import DataError, PassError
@@ -10,6 +10,8 @@ from edgepipe.structure import LAYOUTS, transformer_of
 from edgepipe.training.losses import gives_classes
 from edgepipe.training.objectives import Pair, Setup, make_objectives
 from edgepipe.training.outputs import called
+from edgepipe.training.pieces import on_device
+from edgepipe.training.precision import Precision
 from edgepipe.training.views import Watched
 
 if TYPE_CHECKING:
@@ -20,11 +22,13 @@ if TYPE_CHECKING:
 
     from edgepipe.artifact import Artifact
     from edgepipe.training.batches import Batch, Batches
+    from edgepipe.training.importance_sampling import ImportanceSampler
     from edgepipe.training.objectives import Objective
 
 WHERE = "pass recover"
 LOOKED_AT = 8  # batches, to see whether both models split texts alike
-ALIKE = 0.5  # share of samples that must be split alike for position-wise objectives
+ALIKE = 0.5  # share of tokens that must have their like for position-wise objectives
+BY_POSITION = ("hidden", "attention", "relations")
 
 
 @dataclass(slots=True)
@@ -35,13 +39,17 @@ class Lessons:
     teacher: Watched | None
     objectives: Mapping[str, Objective]
     weights: Mapping[str, float]
+    precision: Precision = field(default_factory=Precision)  # of both models
+    sampler: ImportanceSampler | None = None  # weighs what it draws, and is told of it
 
     def __call__(self, batch: Batch) -> Tensor:
         import torch
 
         self.student.module.train(torch.is_grad_enabled())
-        pair = Pair(self.student, self.teacher, batch)
-        return torch.stack([self.weights[name] * objective(pair) for name, objective in self.objectives.items()]).sum(0)
+        pair = Pair(self.student, self.teacher, on_device(batch, self.precision.device))
+        with self.precision.while_training(torch.is_grad_enabled()):
+            rows = torch.stack([self.weights[name] * objective(pair) for name, objective in self.objectives.items()]).sum(0)
+        return self.sampler.weighed(pair, rows) if self.sampler and torch.is_grad_enabled() else rows
 
     def parameters(self) -> dict[str, Parameter]:
         return {name: parameter for objective in self.objectives.values() for name, parameter in objective.parameters().items()}
@@ -64,14 +72,15 @@ def lessons(artifact: Artifact, teacher: Artifact, module: Any, options: Any, tr
     known = getattr(getattr(transformer_of(module), "config", None), "model_type", "") in LAYOUTS
     weights = options.objectives or ({"logits": 1.0, "hidden": 1.0} if known else {"logits": 1.0})
     with torch.no_grad():
-        outputs = called(module, next(train.in_order()).inputs)
-    their_module = load_torch(teacher)
-    setup = Setup(artifact, module, their_module, options, gives_classes(artifact, outputs))
+        outputs = called(module, on_device(next(train.in_order()), options.device).inputs)
+    their_module = load_torch(teacher).to(options.device)
+    precision = Precision(options.precision, options.device)
+    setup = Setup(artifact, module, their_module, options, gives_classes(artifact, outputs), known, train)
     if "task" in weights and not train.labelled:
         raise DataError(
             "the training data has no classes to learn", where="recover.objectives", fix="leave task out: the teacher needs no labels"
         )
-    inside = [name for name in weights if name in ("hidden", "attention", "relations")]
+    inside = [name for name in weights if name in BY_POSITION]
     if inside and not known:
         raise PassError(
             f"{inside[0]} looks into the layers of a model, and the layers of this one are not known",
@@ -79,22 +88,26 @@ def lessons(artifact: Artifact, teacher: Artifact, module: Any, options: Any, tr
             fix=f"known: {', '.join(sorted(LAYOUTS))}; leave {inside[0]} out, logits serve every model",
         )
     objectives = make_objectives(weights, setup)
-    if any(objective.inside for objective in objectives.values()):
+    if inside:
         _check_alike(train)
+    for objective in objectives.values():
+        for parameter in objective.parameters().values():
+            parameter.data = parameter.data.to(options.device)
+    taught = [objective for objective in objectives.values() if objective.teaches]
     return Lessons(
-        Watched(module, inside=any(objective.inside for objective in objectives.values())),
-        Watched(their_module.requires_grad_(False), inside=bool(inside)) if any(o.teaches for o in objectives.values()) else None,
+        Watched(module, inside=any(each.inside for each in objectives.values()), precision=precision),
+        Watched(their_module.requires_grad_(False), inside=any(each.inside for each in taught), precision=precision) if taught else None,
         objectives,
         weights,
+        precision,
     )
 
 
 def _check_alike(train: Batches) -> None:
     seen = [batch.aligned for batch, _ in zip(train.epoch(0), range(LOOKED_AT), strict=False) if batch.aligned is not None]
-    rows = sum(len(aligned) for aligned in seen)
-    if rows and sum(int(aligned.sum()) for aligned in seen) < ALIKE * rows:
+    if seen and sum(aligned.share for aligned in seen) < ALIKE * len(seen):
         raise PassError(
-            "teacher and student have different tokenizers: they split most samples into other tokens",
+            "teacher and student have different tokenizers: most tokens of the one begin where none of the other does",
             where="recover.objectives",
             fix="learn from logits alone, which need no positions, or keep more of the vocabulary",
         )

@@ -1,18 +1,19 @@
-"""The training loop: AdamW with a warm-up and a linear decay, the best state on `dev` kept, checkpoints to go on from.
+"""The training loop: a warm-up and a linear decay, the best state on `dev` kept, checkpoints to go on from.
 
-Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101. A loss gives one number a sample. While
-`dev` is judged the model is asked without gradients: that is how a loss knows when dropout and batch statistics are off.
+A loss gives one number a sample. While `dev` is judged the model is asked without gradients: that is how a loss knows when
+dropout and batch statistics are off.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgepipe.errors import PassError
+from edgepipe.training.clock import Clock
+from edgepipe.training.ranks import Ranks
+from edgepipe.training.updates import Updates, sound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
 
     from edgepipe.training.batches import Batch, Batches
     from edgepipe.training.checkpoint import Checkpoint
+    from edgepipe.training.importance_sampling import ImportanceSampler
 
     Progress = Callable[[str, int, int], None]
     Loss = Callable[[Batch], Tensor]
-
-CHECKPOINT_S = 60.0  # between checkpoints, besides those at every judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,9 @@ class Schedule:
     minutes: float | None = None
     deadline: float | None = None  # as `time.time` counts
     seed: int = 0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    accumulate: int = 1  # pieces that a batch is run in
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,15 @@ def fit(
     where: str,
     buffers: Sequence[Tensor] = (),
     checkpoint: Checkpoint | None = None,
+    sampler: ImportanceSampler | None = None,
+    form: Callable[[float], bool] = lambda share: True,
+    ranks: Ranks = Ranks(),  # noqa: B008  it is frozen
 ) -> Fitted:
     """Train the parameters in place and leave them, and the buffers that training moves, as they were at their best on dev,
     the start included.
+
+    `form` is told how far training is, (0, 1], and says whether the model has the form that it will be kept in: what it was
+    before is not. `ranks`: the processes that call this together, all with the same arguments.
 
     Same inputs, same machine kind and thread count: same result, also when it was killed and goes on from `checkpoint`,
     unless a time limit ends it. Raises `PassError` at `where` for a loss that is no finite number; the checkpoint before it stays.
@@ -92,43 +101,40 @@ def fit(
 
     trained = list(parameters.values())
     moved = [*trained, *buffers]
-    optimiser = torch.optim.AdamW(trained, schedule.learning_rate, weight_decay=schedule.weight_decay)
+    update = Updates(trained, schedule, where, ranks)
     steps = schedule.epochs * len(train)
     every = max(1, len(train) // schedule.judgements)
-    clock, state = _Clock(schedule, steps), _State()
+    clock, state = Clock(schedule, steps), _State()
     ended: Literal["schedule", "patience", "minutes", "deadline"] = "schedule"
 
-    with _repeatable(schedule.seed):
+    with repeatable(schedule.seed):
         kept = [value.detach().clone() for value in moved]
         saved = checkpoint.load() if checkpoint else None
         if saved is not None:
-            _restore(saved, state, moved, kept, optimiser)
+            _restore(saved, state, moved, kept, update)
+            if sampler:
+                sampler.restore(saved["sampler"])
         else:
             progress("judging the start", 0, steps)
-            state.best = _mean_loss(loss, dev, where)
-            state.dev.append((0, state.best))
+            settled = form(0.0)
+            _judge(state, _mean_loss(loss, dev, where, ranks), moved, kept, settled)
         clock.begin(state.step)
         start = state.dev[0][1]
         for batch in _from(train, schedule.epochs, state.step):
             if state.worse >= schedule.patience:  # a run that was killed between its last judgement and its end
                 break
             state.step += 1
-            for group in optimiser.param_groups:
-                group["lr"] = schedule.learning_rate * rate(state.step, steps, schedule.warm_up)
-            optimiser.zero_grad()
-            value = loss(batch).mean()
-            value.backward()
-            norm = torch.nn.utils.clip_grad_norm_(trained, schedule.max_gradient_norm)
-            state.train.append(_sound(value, where, f"step {state.step}"))
-            _sound(norm, where, f"the gradient of step {state.step}")
-            optimiser.step()
-            late = clock.over()
+            form(state.step / steps)
+            state.train.append(update(loss, batch, rate(state.step, steps, schedule.warm_up), f"step {state.step}"))
+            late = ranks.agreed(clock.over())
             judge = state.step % every == 0 or state.step == steps or late is not None
             if judge:
-                _judge(state, _mean_loss(loss, dev, where), moved, kept)
-            if checkpoint and (judge or clock.due()):
-                checkpoint.save(_saved(state, moved, kept, optimiser))
-            progress(f"training, dev loss {state.best:.4f} (from {start:.4f}){clock.left(state.step)}", state.step, steps)
+                settled = form(1.0 if late else state.step / steps)
+                _judge(state, _mean_loss(loss, dev, where, ranks), moved, kept, settled)
+            if checkpoint and ranks.number == 0 and (judge or clock.due()):
+                checkpoint.save(_saved(state, moved, kept, update) | ({"sampler": sampler.state()} if sampler else {}))
+            best = state.best if math.isfinite(state.best) else state.dev[-1][1]
+            progress(f"training, dev loss {best:.4f} (from {start:.4f}){clock.left(state.step)}", state.step, steps)
             if late or state.worse >= schedule.patience:
                 ended = late or "patience"
                 break
@@ -152,8 +158,11 @@ def _from(train: Batches, epochs: int, step: int) -> Iterator[Batch]:
         yield from train.epoch(epoch, skip if epoch == begun else 0)
 
 
-def _judge(state: _State, judged: float, moved: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+def _judge(state: _State, judged: float, moved: Sequence[Tensor], kept: Sequence[Tensor], settled: bool) -> None:
+    """What is not in its last form is no state to come back to, and cannot tell that training should stop."""
     state.dev.append((state.step, judged))
+    if not settled:
+        return
     state.worse = 0 if judged < state.best else state.worse + 1
     if judged < state.best:
         state.best, state.best_step = judged, state.step
@@ -161,19 +170,19 @@ def _judge(state: _State, judged: float, moved: Sequence[Tensor], kept: Sequence
             copy.copy_(value.detach())
 
 
-def _saved(state: _State, moved: Sequence[Tensor], kept: Sequence[Tensor], optimiser: Any) -> dict[str, Any]:
+def _saved(state: _State, moved: Sequence[Tensor], kept: Sequence[Tensor], update: Updates) -> dict[str, Any]:
     import torch
 
     return {
         **{name: getattr(state, name) for name in state.__slots__},
         "values": [value.detach() for value in moved],
         "kept": list(kept),
-        "optimiser": optimiser.state_dict(),
+        "update": update.state(),
         "random": torch.get_rng_state(),
     }
 
 
-def _restore(saved: Mapping[str, Any], state: _State, moved: Sequence[Tensor], kept: Sequence[Tensor], optimiser: Any) -> None:
+def _restore(saved: Mapping[str, Any], state: _State, moved: Sequence[Tensor], kept: Sequence[Tensor], update: Updates) -> None:
     import torch
 
     for name in state.__slots__:
@@ -183,32 +192,26 @@ def _restore(saved: Mapping[str, Any], state: _State, moved: Sequence[Tensor], k
             value.copy_(then)
         for copy, then in zip(kept, saved["kept"], strict=True):
             copy.copy_(then)
-    optimiser.load_state_dict(saved["optimiser"])
+    update.restore(saved["update"])
     torch.set_rng_state(saved["random"])
 
 
-def _mean_loss(loss: Loss, batches: Batches, where: str) -> float:
-    """Over all rows."""
+def _mean_loss(loss: Loss, batches: Batches, where: str, ranks: Ranks) -> float:
+    """Over all rows; every process looks at batches of its own."""
     import torch
 
-    total, count = 0.0, 0
+    sums = torch.zeros(2, dtype=torch.float64)
     with torch.no_grad():
-        for batch in batches.in_order():
-            rows = loss(batch)
-            total += _sound(rows.sum(), where, "dev")
-            count += rows.numel()
-    return total / count
-
-
-def _sound(value: Tensor, where: str, what: str) -> float:
-    number = float(value.detach())
-    if not math.isfinite(number):
-        raise PassError(f"training diverged: the loss is no finite number at {what}", where=where, fix="lower the learning rate")
-    return number
+        for number, batch in enumerate(batches.in_order()):
+            if number % ranks.count == ranks.number:
+                rows = loss(batch)
+                sums += torch.tensor([sound(rows.sum(), where, "dev"), rows.numel()], dtype=torch.float64)
+    ranks.add([sums])
+    return float(sums[0] / sums[1])
 
 
 @contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
+def repeatable(seed: int) -> Iterator[None]:
     """Random numbers from the seed, and kernels that add in a fixed order; the process gets its own state back."""
     import torch
 
@@ -221,39 +224,3 @@ def _repeatable(seed: int) -> Iterator[None]:
     finally:
         torch.set_rng_state(state)
         torch.use_deterministic_algorithms(strict, warn_only=warns)
-
-
-class _Clock:
-    """How long is left: of the schedule, or of a limit where that is sooner."""
-
-    def __init__(self, schedule: Schedule, steps: int) -> None:
-        self._schedule, self._steps = schedule, steps
-        self._start = self._saved = time.monotonic()
-        self._begun = 0
-
-    def begin(self, step: int) -> None:
-        self._begun = step
-
-    def over(self) -> Literal["minutes", "deadline"] | None:
-        if self._schedule.minutes is not None and self._passed() >= self._schedule.minutes:
-            return "minutes"
-        return "deadline" if self._schedule.deadline is not None and time.time() >= self._schedule.deadline else None
-
-    def due(self) -> bool:
-        """Whether the last checkpoint is a while ago."""
-        due = time.monotonic() - self._saved > CHECKPOINT_S
-        if due:
-            self._saved = time.monotonic()
-        return due
-
-    def left(self, step: int) -> str:
-        """In whole minutes, so that a plain log does not repeat it at every step."""
-        left = self._passed() / max(1, step - self._begun) * (self._steps - step)
-        if self._schedule.minutes is not None:
-            left = min(left, self._schedule.minutes - self._passed())
-        if self._schedule.deadline is not None:
-            left = min(left, (self._schedule.deadline - time.time()) / 60)
-        return f", about {math.ceil(left)} min left" if left > 0 else ""
-
-    def _passed(self) -> float:
-        return (time.monotonic() - self._start) / 60

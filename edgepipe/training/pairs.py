@@ -18,12 +18,14 @@ def layer_pairs(ours: int, theirs: int) -> list[tuple[int, int]]:
 
 
 def both(ours: Tensor, theirs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Both [batch, seq, …] over the positions that both have, and which of them count, [batch, seq]: no padding, and nothing of
-    samples that the two split into other tokens."""
-    length = min(ours.shape[1], theirs.shape[1])
-    shown = batch.inputs["attention_mask"][:, :length].bool()
+    """Both [batch, seq, …] over the positions that are the same for both, and which of them count, [batch, seq]: no padding."""
+    import torch
+
     if batch.aligned is not None:
-        shown = shown & batch.aligned[:, None]
+        return *batch.aligned.gathered(ours, theirs), batch.aligned.shown
+    length = min(ours.shape[1], theirs.shape[1])
+    mask = batch.inputs.get("attention_mask")
+    shown = ours.new_ones(ours.shape[0], length, dtype=torch.bool) if mask is None else mask[:, :length].bool()  # images have none
     return ours[:, :length], theirs[:, :length], shown
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from edgepipe.artifact import Artifact
-    from edgepipe.training.batches import Batch
+    from edgepipe.training.batches import Batch, Batches
     from edgepipe.training.views import Views, Watched
 
 OBJECTIVES = {
@@ -22,6 +22,9 @@ OBJECTIVES = {
     "hidden": "hidden_states",
     "attention": "attention",
     "relations": "relations",
+    "masked-tokens": "masked_tokens",
+    "causal": "causal",
+    "contrastive": "contrastive",
 }  # name → module
 
 
@@ -38,8 +41,13 @@ class Pair:
     @property
     def student(self) -> Views:
         if self._student is None:
-            self._student = self.student_model(self.batch.inputs)
+            self._student = self.student_again()
         return self._student
+
+    def student_again(self) -> Views:
+        """The student once more: under other dropout."""
+        mix = self.batch.mix
+        return self.student_model(self.batch.inputs, mix, mix.text if mix else None)
 
     @property
     def teacher(self) -> Views:
@@ -48,7 +56,9 @@ class Pair:
         assert self.teacher_model is not None
         if self._teacher is None:
             with torch.no_grad():
-                self._teacher = self.teacher_model(self.batch.teacher_inputs or self.batch.inputs)
+                mix = self.batch.mix
+                other = (mix.teacher_text if self.batch.teacher_inputs else mix.text) if mix else None
+                self._teacher = self.teacher_model(self.batch.teacher_inputs or self.batch.inputs, mix, other)
         return self._teacher
 
 
@@ -74,6 +84,8 @@ class Setup:
     teacher: Any
     options: Any
     classes: bool  # the model's first output holds scores of classes
+    known: bool  # where the model keeps its layers
+    train: Batches
 
 
 def make_objectives(weights: Mapping[str, float], setup: Setup) -> dict[str, Objective]:

@@ -23,7 +23,10 @@ class Labels:
         scores = first(pair.student.outputs)
         if pair.batch.targets is None:
             return scores.new_zeros(pair.batch.rows)
-        return task_loss(scores, pair.batch.targets)
+        mix, loss = pair.batch.mix, task_loss(scores, pair.batch.targets)
+        if mix is None or mix.targets is None:
+            return loss
+        return mix.share * loss + (1 - mix.share) * task_loss(scores, mix.targets)
 
     def parameters(self) -> dict[str, Parameter]:
         return {}
