@@ -11,9 +11,10 @@ from demo import request
 
 from edgepipe.config import Recipe, load_recipe
 from edgepipe.machine import usable_cores
-from edgepipe.pipeline import Setting, check_recipe, run_recipe
+from edgepipe.pipeline import Setting, run_recipe
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
+from edgepipe.recipe_check import check_recipe
 from edgepipe.request import prepare
 from edgepipe.store import Store
 from edgepipe.worker_process import WorkerProcess

@@ -16,9 +16,10 @@ from edgepipe.config import Recipe
 from edgepipe.gaps import row_gaps, summary
 from edgepipe.machine import usable_cores
 from edgepipe.measure import opened
-from edgepipe.pipeline import Setting, check_recipe, run_recipe
+from edgepipe.pipeline import Setting, run_recipe
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
+from edgepipe.recipe_check import check_recipe
 from edgepipe.request import prepare
 from edgepipe.runners.local import LocalRunner
 from edgepipe.store import Store

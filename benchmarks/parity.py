@@ -18,10 +18,11 @@ from edgepipe.config import Recipe
 from edgepipe.gaps import gap_of, summary
 from edgepipe.machine import usable_cores
 from edgepipe.measure import opened
-from edgepipe.pipeline import Setting, check_recipe, run_recipe
+from edgepipe.pipeline import Setting, run_recipe
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
 from edgepipe.project import make_request
+from edgepipe.recipe_check import check_recipe
 from edgepipe.request import prepare
 from edgepipe.runners import runner_for
 from edgepipe.runners.local import LocalRunner

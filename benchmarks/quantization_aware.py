@@ -18,11 +18,12 @@ from edgepipe.config import Recipe
 from edgepipe.loader import load_torch
 from edgepipe.machine import usable_cores
 from edgepipe.passes.quantization_aware_training import QuantizationAwareTraining
-from edgepipe.pipeline import Setting, check_recipe, run_recipe
+from edgepipe.pipeline import Setting, run_recipe
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
 from edgepipe.quantization.fake_quantized_model import FakeQuantizedModel, sites_of
 from edgepipe.quantization.rounding import Grid
+from edgepipe.recipe_check import check_recipe
 from edgepipe.request import prepare
 from edgepipe.store import Store
 from edgepipe.training.batches import Batches

@@ -193,7 +193,7 @@ def one_pass(name: str, options: dict[str, Any], model: Path, data: str) -> dict
     from edgepipe.passes import get_pass
     from edgepipe.profile import host_profile
     from edgepipe.tasks import load_task
-    from edgepipe.worker import Job, WorkerContext
+    from edgepipe.worker_context import Job, WorkerContext
 
     spec, given = get_pass(name), Data(calibration=data) if data else Data()
     before = make_artifact(find_source(str(model / "model.onnx")), [], load_task(Task(name="fidelity")), (), given, None)

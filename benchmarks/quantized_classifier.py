@@ -23,10 +23,11 @@ from edgepipe.build import baseline_of
 from edgepipe.config import Recipe
 from edgepipe.driver import driver_module
 from edgepipe.machine import usable_cores
-from edgepipe.pipeline import Setting, check_recipe, run_recipe
+from edgepipe.pipeline import Setting, run_recipe
 from edgepipe.probes import encoder_for
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
+from edgepipe.recipe_check import check_recipe
 from edgepipe.request import prepare, recipe_for
 from edgepipe.runners.local import AgentModel, LocalRunner
 from edgepipe.store import Store, cache_root

@@ -158,10 +158,11 @@ def known(home: Path, name: str) -> dict[str, Any] | None:
 def trained(row: dict[str, Any]) -> dict[str, Any]:
     """Recover, and judge each test sample; the student before, and the teacher, too."""
     from edgepipe.machine import usable_cores
-    from edgepipe.pipeline import Setting, check_recipe, run_recipe
+    from edgepipe.pipeline import Setting, run_recipe
     from edgepipe.profile import load_profile
     from edgepipe.progress import Silent
     from edgepipe.project import make_request
+    from edgepipe.recipe_check import check_recipe
     from edgepipe.request import prepare
     from edgepipe.store import Store
     from edgepipe.worker_process import WorkerProcess

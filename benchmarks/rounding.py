@@ -20,11 +20,12 @@ from demo import EXAMPLE, ROOT, write_result
 from edgepipe.config import Recipe
 from edgepipe.driver import driver_module
 from edgepipe.machine import usable_cores
-from edgepipe.pipeline import Setting, check_recipe, run_recipe
+from edgepipe.pipeline import Setting, run_recipe
 from edgepipe.probes import encoder_for
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
 from edgepipe.project import make_request
+from edgepipe.recipe_check import check_recipe
 from edgepipe.request import prepare
 from edgepipe.store import Store, cache_root
 from edgepipe.tasks.sentence_similarity import spearman_points

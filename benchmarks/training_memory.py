@@ -78,12 +78,14 @@ def measured(options: dict[str, Any]) -> dict[str, float]:
 
     from edgepipe.config import Data, Recipe
     from edgepipe.loader import load_torch
-    from edgepipe.pipeline import Setting, check_recipe, run_recipe
+    from edgepipe.pipeline import Setting, run_recipe
     from edgepipe.profile import load_profile
     from edgepipe.progress import Silent
+    from edgepipe.recipe_check import check_recipe
     from edgepipe.request import prepare
     from edgepipe.store import Store
-    from edgepipe.worker import Job, peak_bytes, reset_peak, run_job
+    from edgepipe.worker import peak_bytes, reset_peak, run_job
+    from edgepipe.worker_context import Job
     from edgepipe.worker_process import WorkerProcess
 
     prepared, store = prepare(request(profiles=["host"])), Store.default()

@@ -23,8 +23,9 @@ from edgepipe.machine import usable_cores
 from edgepipe.memory_fit import check_fits
 from edgepipe.mobile import accelerators_of
 from edgepipe.ort_format import ort_files
-from edgepipe.pipeline import Setting, baseline_recipe, check_recipe, library_version, run_recipe
+from edgepipe.pipeline import Setting, library_version, run_recipe
 from edgepipe.progress import Logged, Silent
+from edgepipe.recipe_check import baseline_recipe, check_recipe
 from edgepipe.request import planned
 from edgepipe.store import Store
 from edgepipe.training_time import minutes_of_training

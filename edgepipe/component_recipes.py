@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.components import is_composed, view
 from edgepipe.config import Recipe
 from edgepipe.errors import UsageError, nearest
-from edgepipe.pipeline import check_recipe
 from edgepipe.plan import plan
+from edgepipe.recipe_check import check_recipe
 from edgepipe.streams import step_shapes
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from edgepipe.ocr import ocr_artifact
 from edgepipe.operators import unknown_here
 from edgepipe.parts import Parts
 from edgepipe.passes import load_plugin
-from edgepipe.pipeline import baseline_recipe, check_recipe
 from edgepipe.profile import load_profile, with_devices
+from edgepipe.recipe_check import baseline_recipe, check_recipe
 from edgepipe.runners import check_address
 from edgepipe.streams import check_audio, sample_inputs
 from edgepipe.tasks import load_task

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.config import Recipe, Step
 from edgepipe.errors import EdgepipeError
-from edgepipe.pipeline import check_recipe, run_recipe
+from edgepipe.pipeline import run_recipe
 from edgepipe.quantization.graph import Graph
 from edgepipe.quantization.sites import find_sites
+from edgepipe.recipe_check import check_recipe
 from edgepipe.tuning.assignment import Option, assign_shared
 from edgepipe.tuning.explanation import reason, report, summary
 from edgepipe.tuning.losses import losses

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepipe.config import Recipe
-from edgepipe.pipeline import check_recipe, job_of, run_recipe
+from edgepipe.pipeline import job_of, run_recipe
 from edgepipe.plan_quantization import weights_of
+from edgepipe.recipe_check import check_recipe
 from edgepipe.tuning.unit_costs import unit_costs
 from edgepipe.tuning.whole import whole_ms
 from edgepipe.tuning.widths import LayerUnits, kept_widths

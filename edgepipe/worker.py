@@ -20,39 +20,17 @@ from typing import IO, TYPE_CHECKING, Any
 
 from edgepipe.artifact import Artifact
 from edgepipe.errors import EdgepipeError, PassError, ResourceError
-from edgepipe.segments import open_in_segments
-from edgepipe.weights import ONE_FILE_LIMIT_BYTES
+from edgepipe.worker_context import Job, WorkerContext, send
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
 
-    from edgepipe.config import Data
-    from edgepipe.data import Split
     from edgepipe.passes import PassSpec
     from edgepipe.readers import Sample
 
     Feeds = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One pass to run on one artifact."""
-
-    name: str
-    options: dict[str, Any]
-    artifact: Artifact
-    workdir: Path
-    data: Data
-    columns: tuple[str, ...]
-    facts: dict[str, Any]
-    costs: dict[str, float]
-    threads: int
-    plugins: tuple[str, ...] = ()
-    teacher: Artifact | None = None
-    checkpoints: Path | None = None
-    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,137 +71,12 @@ class Done:
     incomplete: str = ""
 
 
-TIMED_SAMPLES, TIMED_BATCHES = 256, 4
-
-
-def send(stream: IO[bytes], message: object) -> None:
-    payload = pickle.dumps(message)
-    stream.write(struct.pack("<Q", len(payload)) + payload)
-    stream.flush()
-
-
 def receive(stream: IO[bytes]) -> Any:
     """The next message; EOFError when the other side is gone. The pipe is private to parent and child."""
     head = stream.read(8)
     if len(head) < 8:
         raise EOFError
     return pickle.loads(stream.read(struct.unpack("<Q", head)[0]))
-
-
-class WorkerContext:
-    """What a pass gets: see `edgepipe.context.Context`."""
-
-    def __init__(self, job: Job, spec: PassSpec, answers: IO[bytes]) -> None:
-        from edgepipe.data import Splits
-
-        self.workdir = job.workdir
-        self.facts: Mapping[str, Any] = job.facts
-        self.deadline = job.deadline
-        self.figures: dict[str, Any] = {}
-        self.why_incomplete = ""
-        self._job, self._spec, self._answers = job, spec, answers
-        self._splits = Splits(job.data, job.columns)
-        self._probes: dict[str, list[Feeds]] = {}
-        self._opened: dict[tuple[str, bool, tuple[float, ...]], Any] = {}
-
-    @property
-    def teacher(self) -> Artifact:
-        if self._job.teacher is None:
-            raise PassError(
-                "it has no uncompressed model to learn from", where=f"pass {self._spec.name}", fix="register it with teacher=True"
-            )
-        return self._job.teacher
-
-    @property
-    def checkpoints(self) -> Path:
-        folder = self._job.checkpoints or self.workdir / "checkpoints"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def record(self, name: str, value: Any) -> None:
-        self.figures[name] = value
-
-    def incomplete(self, why: str) -> None:
-        self.why_incomplete = why
-
-    def data(self, split: Split) -> list[Sample]:
-        if split not in (*self._spec.data, *self._spec.optional_data):
-            raise PassError(
-                f"the pass asked for {split} data without declaring it",
-                where=f"pass {self._spec.name}",
-                fix=f'register it with data=("{split}",)',
-            )
-        return self._splits(split)
-
-    def has(self, split: Split) -> bool:
-        return self._splits.has(split)
-
-    def cost(self, operator: str) -> float | None:
-        return self._job.costs.get(operator)
-
-    def run(self, artifact: Artifact, *, optimise: bool = True, adapter_weights: Sequence[float] = ()) -> Any:
-        key = (artifact.digest, optimise, tuple(adapter_weights))
-        if key not in self._opened:
-            if len(self._opened) >= 2:  # a check compares two models; more would only hold memory
-                self._opened.pop(next(iter(self._opened)))
-            large = max(artifact.model.size_bytes, self._job.artifact.model.size_bytes) > ONE_FILE_LIMIT_BYTES
-            whole = (artifact, optimise, adapter_weights, self._job.threads)
-            self._opened[key] = (large and open_in_segments(artifact, optimise, self._job.threads)) or open_model(*whole)
-        return self._opened[key]
-
-    def feeds(self, artifact: Artifact, samples: Sequence[Sample]) -> Feeds:
-        from edgepipe.probes import feeds_of
-
-        return feeds_of(artifact, samples)
-
-    def runs(self, artifact: Artifact, samples: Sequence[Sample]) -> Iterator[Feeds]:
-        from edgepipe.probes import single_runs
-
-        return single_runs(artifact, samples)
-
-    def probes(self, artifact: Artifact) -> list[Feeds]:
-        from edgepipe.probes import probe_feeds
-
-        key = artifact.digest
-        if key not in self._probes:
-            split = self._splits.to_look_at
-            self._probes[key] = probe_feeds(artifact, self._splits(split) if split else [])
-        return self._probes[key]
-
-    def progress(self, what: str, done: int = 0, total: int = 0) -> None:
-        send(self._answers, ("progress", what, done, total))
-
-
-def open_model(artifact: Artifact, optimise: bool, adapter_weights: Sequence[float], threads: int) -> Any:
-    """A callable feeds → outputs, torch and ONNX alike."""
-    if artifact.model.format == "onnx":
-        from edgepipe.driver import driver_module
-
-        disabled = artifact.program.get("session", {}).get("disabled_optimizers", ())
-        session = driver_module().open_session(str(artifact.model.main_file), threads, disabled, optimise)
-        names = [output.name for output in session.get_outputs()]
-        taken = {entry.name for entry in session.get_inputs()}  # what fix-inputs made a constant is no input any more
-
-        def run_onnx(feeds: Feeds) -> dict[str, np.ndarray]:
-            given = {name: value for name, value in feeds.items() if name in taken}
-            return dict(zip(names, session.run(names, given), strict=True))
-
-        return run_onnx
-    from edgepipe.loader import load_torch
-
-    module = load_torch(artifact, adapter_weights=adapter_weights)
-
-    def run(feeds: Feeds) -> dict[str, np.ndarray]:
-        import torch
-
-        with torch.no_grad():
-            tensors = {name: torch.from_numpy(value) for name, value in feeds.items()}
-            plain = not hasattr(module, "config")
-            output = module(*tensors.values()) if plain else module(**tensors)
-        values = output if isinstance(output, dict) else {"output": output[0] if isinstance(output, tuple) else output}
-        return {name: value.numpy() for name, value in values.items() if isinstance(value, torch.Tensor)}
-
-    return run
 
 
 def run_job(job: Job, answers: IO[bytes]) -> Done:
@@ -307,49 +160,19 @@ def _die_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _units(job: Job, answers: IO[bytes]) -> list[dict[str, Any]]:
-    """Of each layer: `heads` and `ffn`, what the loss would move by without each, its `head_size` and the `hidden` width."""
-    from edgepipe.importance.taylor import loss_changes
-    from edgepipe.loader import load_torch
-    from edgepipe.passes import get_pass
-    from edgepipe.structure import encoder_layers, hidden_width
-
-    module = load_torch(job.artifact)
-    with told_of(job, "measuring what matters raised"):
-        changes = loss_changes(module, job.artifact, WorkerContext(job, get_pass(job.name), answers))
-    shapes = [{"head_size": layer.head_size, "hidden": hidden_width(module)} for layer in encoder_layers(module)]
-    return [change | shape for change, shape in zip(changes, shapes, strict=True)]
-
-
-def _seconds_forward(job: Job) -> float:
-    import torch
-
-    from edgepipe.data import Splits
-    from edgepipe.loader import load_torch
-    from edgepipe.training.batches import Batches
-    from edgepipe.training.outputs import called
-
-    module = load_torch(job.artifact)
-    samples = Splits(job.data, job.columns)("train")
-    batches = Batches(job.artifact, samples[:: max(1, len(samples) // TIMED_SAMPLES)], job.options.get("batch_size", 32))
-    inputs = [batch.inputs for batch, _ in zip(batches.epoch(0), range(TIMED_BATCHES + 1), strict=False)]
-    with torch.no_grad():
-        called(module, inputs[0])  # the first run makes what later ones find
-        started = time.perf_counter()
-        for one in inputs[1:] or inputs:
-            called(module, one)
-    return (time.perf_counter() - started) / max(1, len(inputs) - 1)
-
-
 def answer(request: Any, answers: IO[bytes]) -> Any:
     if isinstance(request, MeasureFusions):
         from edgepipe.cost.fusions import measure_fusions
 
         return Done(measure_fusions(request.threads))
     if isinstance(request, MeasureUnits):
-        return Done(_units(request.job, answers))
+        from edgepipe.worker_measures import unit_changes
+
+        return Done(unit_changes(request.job, answers))
     if isinstance(request, TimeForward):
-        return Done(_seconds_forward(request.job))
+        from edgepipe.worker_measures import seconds_forward
+
+        return Done(seconds_forward(request.job))
     if isinstance(request, CountFlops):
         from edgepipe.cost.flops import count_flops
 

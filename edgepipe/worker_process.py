@@ -8,7 +8,8 @@ import sys
 from typing import IO, TYPE_CHECKING, Any
 
 from edgepipe.errors import EdgepipeError, Interrupted, PassError, ResourceError
-from edgepipe.worker import Done, Job, MeasureUnits, TimeForward, receive, send
+from edgepipe.worker import Done, MeasureUnits, TimeForward, receive
+from edgepipe.worker_context import Job, send
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,9 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
 }
+# Threads that spin while they wait for each other cost a training step ten times its time when something else is running too
+# (torch 2.13, two cores); on a quiet machine they gain nothing that could be measured.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class WorkerProcess:
@@ -98,7 +102,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                env={**os.environ, **QUIET},
+                env={**PATIENT, **os.environ, **QUIET},
             )
         return self._process
 

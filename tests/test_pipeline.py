@@ -14,9 +14,10 @@ from edgepipe.config import Data, Recipe, load_recipe
 from edgepipe.data import Splits
 from edgepipe.errors import PassError, UsageError
 from edgepipe.passes import PassOptions, PassSpec, get_pass
-from edgepipe.pipeline import Setting, baseline_recipe, cache_key, check_recipe, run_recipe
+from edgepipe.pipeline import Setting, cache_key, run_recipe
 from edgepipe.profile import load_profile
 from edgepipe.progress import Silent
+from edgepipe.recipe_check import baseline_recipe, check_recipe
 from edgepipe.store import Store
 from edgepipe.worker_process import WorkerProcess
 from tests.models import sentences, write_csv

@@ -14,9 +14,9 @@ from edgepipe.artifact import Artifact
 from edgepipe.config import Data, Task, dump_recipe
 from edgepipe.errors import UsageError
 from edgepipe.intake import find_source, make_artifact
-from edgepipe.pipeline import check_recipe
 from edgepipe.plan import plan
 from edgepipe.profile import load_profile, profile_names
+from edgepipe.recipe_check import check_recipe
 from edgepipe.tasks import load_task
 from tests.models import write_adapter
 from tests.onnx_models import make_model, one_node

@@ -14,9 +14,10 @@ from onnx import helper
 from edgepipe.artifact import Artifact
 from edgepipe.config import Budget, Data, Recipe, Task, dump_recipe, load_recipe
 from edgepipe.data import Splits
-from edgepipe.pipeline import Setting, check_recipe, run_recipe
+from edgepipe.pipeline import Setting, run_recipe
 from edgepipe.profile import host_profile
 from edgepipe.progress import Silent
+from edgepipe.recipe_check import check_recipe
 from edgepipe.store import Store
 from edgepipe.tasks import load_task
 from edgepipe.tune import Tuned, tune

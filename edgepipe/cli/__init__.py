@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Name → (file in this folder, one line of help). The help stands here so that `--help` imports none of them.
 COMMANDS = {
     "compress": ("compress", "Compress a model for a device and prove the result there."),
+    "data": ("data", "Look at data, deal it into splits, drop near-duplicates, search it."),
     "plan": ("plan", "Write the recipe for a model and a device, with a reason on every line."),
     "validate": ("validate", "Judge a bundle again, on its own device or others."),
     "inspect": ("inspect", "Show a model's parameters, bytes, operators and arithmetic."),

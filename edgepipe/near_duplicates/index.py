@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepipe.errors import InputError
-from edgepipe.near_duplicates.signatures import band_keys, bands_for
+from edgepipe.near_duplicates.signatures import band_keys, bands_for, versions
 from edgepipe.near_duplicates.similarity import similarities
 from edgepipe.near_duplicates.windows import WINDOW, WindowSets, joined, mixed, window_sets
 from edgepipe.progress import Silent
@@ -71,7 +71,9 @@ class Index:
     def save(self, folder: Path, about: dict[str, Any]) -> None:
         for name, array in self._arrays().items():
             np.save(folder / f"{name}.npy", array)
-        (folder / "index.json").write_text(json.dumps({"threshold": self.threshold, **about}, indent=1), encoding="utf-8")
+        (folder / "index.json").write_text(
+            json.dumps({"threshold": self.threshold, "versions": versions(), **about}, indent=1), encoding="utf-8"
+        )
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {"offsets": self.sets.offsets, "hashes": self.sets.hashes} | {name: getattr(self, name) for name in ARRAYS[2:]}
@@ -79,14 +81,30 @@ class Index:
 
 def load_index(folder: Path) -> tuple[Index, dict[str, Any]]:
     """The index of a folder, mapped, not read, and what was said about it. Raises `InputError` where there is none."""
+    arrays = mapped(folder, ARRAYS)
     try:
         about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
-        return Index(about["threshold"], WindowSets(arrays.pop("offsets"), arrays.pop("hashes")), **arrays), about
-    except (OSError, ValueError, KeyError) as error:
+        threshold = float(about["threshold"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _no_index(folder, error) from None
+    if about.get("versions") != versions():
         raise InputError(
-            f"not a whole index: {error}", where=str(folder), fix="name a table, or a folder that `edgepipe data search --index` wrote"
-        ) from None
+            "the index was made by another version", where=str(folder), fix="delete the folder and name the table: it is built again"
+        )
+    return Index(threshold, WindowSets(arrays["offsets"], arrays["hashes"]), *(arrays[name] for name in ARRAYS[2:])), about
+
+
+def mapped(folder: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays of an index's folder by name."""
+    try:
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+    except (OSError, ValueError) as error:
+        raise _no_index(folder, error) from None
+
+
+def _no_index(folder: Path, error: Exception) -> InputError:
+    fix = "name a table, or a folder that `edgepipe data search --index` wrote"
+    return InputError(f"the folder is no index: {error}", where=str(folder), fix=fix)
 
 
 def index_of(texts: Sequence[Text], threshold: float, progress: Progress | None = None, *, groups: np.ndarray | None = None) -> Index:

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgepipe.artifact import digest, sha256_file
 from edgepipe.errors import DataError, UsageError
-from edgepipe.near_duplicates.index import index_of, load_index
+from edgepipe.near_duplicates.index import index_of, load_index, mapped
 from edgepipe.near_duplicates.signatures import versions
 from edgepipe.near_duplicates.tables import Columns, read_text_table
 from edgepipe.near_duplicates.windows import WINDOW, sides_of
@@ -78,7 +78,7 @@ def _write(texts: Sequence[Text], into: Path, about: dict[str, Any], progress: P
     starts = np.zeros(len(shown) + 1, np.int64)
     np.cumsum([len(text) for text in shown], out=starts[1:])
     np.save(into / "starts.npy", starts)
-    np.save(into / "texts.npy", np.frombuffer(b"".join(shown), np.uint8))
+    np.save(into / "blob.npy", np.frombuffer(b"".join(shown), np.uint8))
 
 
 def _build_aside(folder: Path, build: Callable[[Path], None]) -> None:
@@ -96,5 +96,4 @@ def _build_aside(folder: Path, build: Callable[[Path], None]) -> None:
 
 def _opened(folder: Path) -> tuple[SavedIndex, dict[str, Any]]:
     index, about = load_index(folder)
-    starts, texts = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ("starts.npy", "texts.npy"))
-    return SavedIndex(folder, index, starts, texts), about
+    return SavedIndex(folder, index, **mapped(folder, ("starts", "blob"))), about

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgepipe.errors import DataError
 from edgepipe.near_duplicates.windows import sides_of, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from edgepipe.near_duplicates.clusters import Clusters
     from edgepipe.near_duplicates.windows import Text
@@ -80,3 +82,19 @@ def _balance(counts: Iterable[int]) -> float | None:
         return None
     shares /= shares.sum()
     return float(-(shares * np.log(shares)).sum() / np.log(len(shares)))
+
+
+def token_counter(path: Path) -> Callable[[Text], int]:
+    """How many tokens a text, or a pair, is for this tokenizer, with those that it adds."""
+    from tokenizers import Tokenizer
+
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise DataError("there is no tokenizer.json", where=str(path), fix="name one, or a model folder that has one")
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(f"not a readable tokenizer: {error}", where=str(file), fix="save it again with the model") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda text: len(tokenizer.encode(*sides_of(text)).ids)

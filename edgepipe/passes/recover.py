@@ -6,6 +6,8 @@ learned from is chosen among the objectives in `edgepipe.training.objectives`, e
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
@@ -56,78 +58,22 @@ class Recover(MethodOptions, MemoryOptions, ObjectiveOptions, DataEfficiency, Pa
 )
 def recover(artifact: Artifact, options: Recover, ctx: Context) -> Artifact:
     """Train on the training data with the uncompressed model as teacher; the best state on dev is kept."""
-    import torch
-
-    from edgepipe.loader import load_torch
     from edgepipe.saving import save_torch
-    from edgepipe.training.augmentation import Setup, make_augmentation
-    from edgepipe.training.batches import Batches
-    from edgepipe.training.checkpoint import Checkpoint
-    from edgepipe.training.gradient_checkpointing import checkpoint_layers
-    from edgepipe.training.importance_sampling import ImportanceSampler
-    from edgepipe.training.lessons import lessons
-    from edgepipe.training.loop import Schedule, fit
-    from edgepipe.training.methods import Setup as MethodSetup
-    from edgepipe.training.methods import finish, make_method
-    from edgepipe.training.pieces import on_device
+    from edgepipe.training.processes import together
+    from edgepipe.training.recovery import Course, recovery
 
     options.check_device()
-    module = load_torch(artifact).to(options.device)
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.Dropout):
-            layer.p = options.dropout
     samples = samples_to_learn(options, ctx)
-    sampler = None if options.sampling == "uniform" else ImportanceSampler(len(samples), options.sampling, options.seed)
-    train = Batches(
-        artifact,
-        samples,
-        options.batch_size,
-        seed=options.seed,
-        teacher=ctx.teacher,
-        augmentation=make_augmentation(Setup(artifact, module, ctx.teacher, options)),
-        sampler=sampler,
-    )
-    dev = Batches(artifact, ctx.data("dev"), options.batch_size, teacher=ctx.teacher)
-    method = make_method(MethodSetup(artifact, module, options, train))
-    taught = lessons(artifact, ctx.teacher, method.module, options, train)
-    trained = method.begin(taught)
-    parameters = {**trained, **taught.parameters()}
-    if options.gradient_checkpointing:
-        checkpoint_layers(module)
-    schedule = Schedule(
-        epochs=options.epochs,
-        learning_rate=learning_rate(options, parameters, taught, train, list(module.buffers()), ctx),
-        warm_up=options.warm_up,
-        weight_decay=options.weight_decay,
-        judgements=options.judgements,
-        patience=options.patience,
-        minutes=options.minutes,
-        deadline=ctx.deadline,
-        seed=options.seed,
-        precision=options.precision,
-        accumulate=options.accumulate,
-        optimizer=options.optimizer,
-    )
-    taught.sampler = sampler
-    fitted = fit(
-        parameters,
-        taught,
-        train,
-        dev,
-        schedule,
-        ctx.progress,
-        where="pass recover",
-        buffers=list(module.buffers()),
-        checkpoint=Checkpoint(ctx.checkpoints),
-        sampler=sampler,
-        form=method.form,
-    )
-    if fitted.ended == "deadline":
-        ctx.incomplete(f"the time limit ended training after {fitted.steps} of {options.epochs * len(train)} steps")
-    ctx.record("training", curves(fitted, options.epochs * len(train)))
-    ctx.record("trained", {"what": options.train, "parameters": sum(parameter.numel() for parameter in trained.values())})
-    finished = finish(method, on_device(next(dev.in_order()), options.device)).cpu()
-    return artifact.with_component("model", save_torch(finished, artifact, ctx.workdir))
+    course = Course(artifact, ctx.teacher, options, samples, ctx.data("dev"), ctx.checkpoints, ctx.deadline)
+    with TemporaryDirectory(dir=ctx.workdir) as folder, together(course, Path(folder)) as ranks:
+        done = recovery(course, ctx.progress, ranks)
+    if done.fitted.ended == "deadline":
+        ctx.incomplete(f"the time limit ended training after {done.fitted.steps} of {done.steps} steps")
+    if done.sweep:
+        ctx.record("learning_rate", {"found": done.sweep.rate, "curve": [list(point) for point in done.sweep.curve]})
+    ctx.record("training", curves(done.fitted, done.steps))
+    ctx.record("trained", {"what": options.train, "parameters": done.trained})
+    return artifact.with_component("model", save_torch(done.module, artifact, ctx.workdir))
 
 
 def samples_to_learn(options: Recover, ctx: Context) -> list[Any]:
@@ -142,26 +88,6 @@ def samples_to_learn(options: Recover, ctx: Context) -> list[Any]:
             fix="add logits, so that the teacher says what the samples are, or leave the unlabelled data out",
         )
     return samples + drawn(ctx.data("unlabelled"), options.max_unlabelled, options.seed)
-
-
-def learning_rate(options: Recover, parameters: Any, loss: Any, train: Any, buffers: Any, ctx: Context) -> float:
-    """The one that is given, or that a sweep finds."""
-    if options.learning_rate != "find":
-        return options.learning_rate
-    from edgepipe.training.learning_rate_finder import find_learning_rate
-
-    found = find_learning_rate(
-        parameters,
-        loss,
-        train,
-        ctx.progress,
-        where="pass recover",
-        buffers=buffers,
-        weight_decay=options.weight_decay,
-        seed=options.seed,
-    )
-    ctx.record("learning_rate", {"found": found.rate, "curve": [list(point) for point in found.curve]})
-    return found.rate
 
 
 def drawn(samples: list[Any], count: int | None, seed: int) -> list[Any]:

@@ -21,8 +21,7 @@ def pieces(batch: Batch, count: int) -> list[Batch]:
     rows, count = batch.rows, min(count, batch.rows)
     ends = [rows * number // count for number in range(count + 1)]
     return [
-        replace(_changed(batch, _rows(start, end)), seed=f"{batch.seed}/{start}") if count > 1 else batch
-        for start, end in pairwise(ends)
+        replace(_changed(batch, _rows(start, end)), seed=f"{batch.seed}/{start}") if count > 1 else batch for start, end in pairwise(ends)
     ]
 
 

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.config import Recipe
 from edgepipe.errors import EdgepipeError
 from edgepipe.graph_costs import graph_costs
-from edgepipe.pipeline import check_recipe, run_recipe
+from edgepipe.pipeline import run_recipe
 from edgepipe.probes import fixed_feeds, single_runs
 from edgepipe.profile import HOST
 from edgepipe.quantization.cutting import FLOAT, QUANTIZED, cut_regions
 from edgepipe.quantization.site_pairs import cut_sites
+from edgepipe.recipe_check import check_recipe
 from edgepipe.tuning.chains import chain_costs
 from edgepipe.tuning.looking import runs_of
 from edgepipe.tuning.schemes import INT8_STATIC, KERNELS, fits
-from edgepipe.worker import open_model
+from edgepipe.worker_context import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

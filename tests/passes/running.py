@@ -11,7 +11,8 @@ from edgepipe.config import Data, Task
 from edgepipe.intake import find_source, make_artifact
 from edgepipe.profile import host_profile
 from edgepipe.tasks import load_task
-from edgepipe.worker import Done, Job, open_model, run_job
+from edgepipe.worker import Done, run_job
+from edgepipe.worker_context import Job, open_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

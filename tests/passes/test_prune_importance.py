@@ -16,7 +16,7 @@ from edgepipe.importance.moments import second_moments
 from edgepipe.loader import load_torch
 from edgepipe.passes import get_pass
 from edgepipe.structure import encoder_layers
-from edgepipe.worker import WorkerContext
+from edgepipe.worker_context import WorkerContext
 from tests.models import write_csv
 from tests.passes.cutting import assert_cut_cleanly, kept_rows, quietened, structure
 from tests.passes.running import artifact_of, job_for, run_pass, text_feeds

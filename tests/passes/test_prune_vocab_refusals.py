@@ -10,7 +10,7 @@ import pytest
 
 from edgepipe.config import Data, Recipe
 from edgepipe.errors import DataError, ModelError, UsageError
-from edgepipe.pipeline import check_recipe
+from edgepipe.recipe_check import check_recipe
 from tests.models import WORDS, write_classifier, write_csv
 from tests.passes.running import artifact_of, run_pass
 from tests.vocabulary.models import write_kind, write_texts

@@ -13,9 +13,9 @@ from edgepipe.config import Data, Recipe, Task
 from edgepipe.errors import DataError, PassError, UsageError
 from edgepipe.loader import load_torch
 from edgepipe.passes.quantization_aware_training import QuantizationAwareTraining
-from edgepipe.pipeline import check_recipe
 from edgepipe.probes import feeds_of
 from edgepipe.quantization.rounding import Grid, quantize
+from edgepipe.recipe_check import check_recipe
 from edgepipe.request import Request, planned
 from edgepipe.toml import parse
 from tests.models import sentences, write_csv, write_images, write_text_model
