@@ -68,15 +68,15 @@ def main() -> None:
                 print(name, [(step.name, len(step.options.get("include", ())), step.reason) for step in done.steps], file=sys.stderr)
             else:
                 built[name] = run_recipe(check_recipe(Recipe.model_validate({"step": STORED}), start), start, setting)[0]
-        merged = _merged(start, setting)
-    olive = _olive(merged)
+        merged = merged_folder(start, setting)
+    olive = olive_model(merged)
     runner = LocalRunner()
     models = {name: runner.open(runner.push(artifact), threads=threads) for name, artifact in built.items()}
-    models["Olive 0.13"] = runner.open(folder_around(olive, _folder()), threads=threads)
+    models["Olive 0.13"] = runner.open(folder_around(olive, fresh_folder()), threads=threads)
     medians = measure(models)
     samples = prepared.splits("test")
-    outputs = {name: _outputs(artifact.model.main_file, artifact, samples, threads) for name, artifact in built.items()}
-    outputs["Olive 0.13"] = _outputs(olive, built["float32"], samples, threads)
+    outputs = {name: outputs_of(artifact.model.main_file, artifact, samples, threads) for name, artifact in built.items()}
+    outputs["Olive 0.13"] = outputs_of(olive, built["float32"], samples, threads)
     sizes = {name: artifact.model.size_bytes for name, artifact in built.items()} | {"Olive 0.13": olive.stat().st_size}
     rows, data = [], {}
     labels = [str(sample["label"]) for sample in samples]
@@ -108,7 +108,7 @@ def main() -> None:
     )
 
 
-def _merged(start: Any, setting: Setting) -> Path:
+def merged_folder(start: Any, setting: Setting) -> Path:
     """The model with its adapter merged, as a folder that transformers reads."""
     recipe = Recipe.model_validate({"step": [{"pass": "merge-lora"}, {"pass": "export-onnx"}]})
     merged = run_recipe(check_recipe(recipe, start)[:1], start, setting)[0]
@@ -120,7 +120,7 @@ def _merged(start: Any, setting: Setting) -> Path:
     return folder
 
 
-def _olive(merged: Path) -> Path:
+def olive_model(merged: Path) -> Path:
     out = cache_root() / "peers" / "olive_classifier"
     subprocess.run(
         ["bash", str(ROOT / "benchmarks" / "peers" / "olive.sh"), str(merged), str(out), "text-classification"],
@@ -130,11 +130,11 @@ def _olive(merged: Path) -> Path:
     return next(out.glob("**/*.onnx"))
 
 
-def _folder() -> Path:
+def fresh_folder() -> Path:
     return Path(tempfile.mkdtemp(dir=cache_root() / "peers"))
 
 
-def _outputs(path: Path, artifact: Any, samples: Any, threads: int) -> np.ndarray:
+def outputs_of(path: Path, artifact: Any, samples: Any, threads: int) -> np.ndarray:
     encoder = encoder_for(artifact)
     session = driver_module().open_session(str(path), threads, artifact.program.get("session", {}).get("disabled_optimizers", ()), True)
     taken = {value.name for value in session.get_inputs()}

@@ -11,6 +11,7 @@ for name in (
     "five_models",
     "profiles_matrix",
     "pruning",
+    "frontier",
     "quantization_aware",
     "rounding",
     "quantize_memory",

@@ -66,7 +66,7 @@ class Factorize(PassOptions):
     gives={"model": "torch"},
     options=Factorize,
     after=("merge-lora", "prune-layers", "prune-heads", "prune-ffn", "prune-width", "prune-vocab"),
-    before=("recover", "quantization-aware-training", "export-onnx"),
+    before=("quantization-aware-training", "export-onnx"),
     optional_data=("calibration",),
     checks=(Check("smaller"), Check("same-signature"), Check("loads")),
     libraries=("torch", "transformers"),

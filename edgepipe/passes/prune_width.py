@@ -49,7 +49,7 @@ class PruneWidth(PassOptions):
     gives={"model": "torch"},
     options=PruneWidth,
     after=("merge-lora",),
-    before=("factorize", "recover", "quantization-aware-training", "export-onnx"),
+    before=("factorize", "quantization-aware-training", "export-onnx"),
     optional_data=("calibration",),
     checks=(Check("smaller"), Check("same-signature"), Check("loads")),
     libraries=("torch", "transformers"),

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from edgepipe.training.recovery import Course
 
 COURSE, MEETING = "course.pickle", "meeting"
+PATIENCE = timedelta(minutes=10)  # with a peer that says nothing
 START = "from edgepipe.training.processes import main; main()"
 
 
@@ -80,7 +82,7 @@ def _meet(folder: Path, ranks: Ranks) -> None:
     from torch import distributed
 
     store = distributed.FileStore(str(folder / MEETING), ranks.count)
-    distributed.init_process_group("gloo", store=store, rank=ranks.number, world_size=ranks.count)
+    distributed.init_process_group("gloo", store=store, rank=ranks.number, world_size=ranks.count, timeout=PATIENCE)
 
 
 def main() -> None:

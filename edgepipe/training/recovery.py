@@ -100,7 +100,7 @@ def recovery(course: Course, progress: Progress, ranks: Ranks = Ranks()) -> Reco
         optimizer=options.optimizer,
     )
     taught.sampler = sampler
-    kept = {"checkpoint": Checkpoint(course.checkpoints), "sampler": sampler, "form": method.form, "ranks": ranks}
+    kept: dict[str, Any] = {"checkpoint": Checkpoint(course.checkpoints), "sampler": sampler, "form": method.form, "ranks": ranks}
     fitted = fit(parameters, taught, train, dev, schedule, progress, **moved, **kept)
     finished = finish(method, on_device(next(dev.in_order()), options.device)).cpu()
     return Recovered(finished, fitted, options.epochs * len(train), sum(each.numel() for each in trained.values()), sweep)
