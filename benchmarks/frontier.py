@@ -38,7 +38,6 @@ TUNED = {"int8": (), "≤ 17.5 MB": ("max_size_bytes=17.5MB",), "≤ 14 MB": ("m
 # What each build has otherwise than recipes/smallest.toml: options by pass; None leaves the pass out.
 PRUNED: dict[str, dict[str, dict[str, Any] | None]] = {
     "3 layers, not trained": {"prune-vocab": None, "prune-ffn": None, "recover": None},
-    "4 layers": {"prune-layers": {"layers": [0, 2, 3, 5]}, "prune-vocab": {}, "prune-ffn": None},
     "3 layers": {"prune-vocab": {}, "prune-ffn": None},
     "smallest.toml": {},
     "smallest.toml, half the neurons, 8,000 tokens": {"prune-vocab": {"size": 8000}, "prune-ffn": {"ratio": 0.5}},

@@ -39,9 +39,8 @@ def _panel(rows: Sequence[dict[str, Any]], peers: Sequence[str], left: float, ke
     )
     parts.append(f'<text x="{left + WIDTH - PAD / 2}" y="{floor - 5:.1f}" text-anchor="end" fill="#b91c1c">1.0 point below float32</text>')
     best = _best(rows, peers, key)
-    parts.append(
-        f'<polyline points="{" ".join(f"{x(r[key] / scale):.1f},{y(r["points"]):.1f}" for r in best)}" fill="none" stroke="{OURS}" opacity="0.35" stroke-width="2"/>'
-    )
+    joined = " ".join(f"{x(row[key] / scale):.1f},{y(row['points']):.1f}" for row in best)
+    parts.append(f'<polyline points="{joined}" fill="none" stroke="{OURS}" opacity="0.35" stroke-width="2"/>')
     for number, row in enumerate(rows, start=1):
         px, py, colour = x(row[key] / scale), y(row["points"]), _colour(row, peers)
         above, below = (y(reference["points"] - bound) for bound in row["interval"])
@@ -83,7 +82,7 @@ def _legend(rows: Sequence[dict[str, Any]], peers: Sequence[str]) -> str:
     parts = []
     for number, row in enumerate(rows):
         column, line = divmod(number, -(-len(rows) // 5))
-        parts.append(
-            f'<text x="{20 + column * 245}" y="{HEIGHT - 4 + line * 15}" fill="{_colour(row, peers)}" font-size="11">{number + 1} {row["name"].replace("≤", "at most")}</text>'
-        )
+        name = row["name"].replace("≤", "at most")
+        place = f'x="{20 + column * 245}" y="{HEIGHT - 4 + line * 15}"'
+        parts.append(f'<text {place} fill="{_colour(row, peers)}" font-size="11">{number + 1} {name}</text>')
     return "".join(parts)

@@ -62,9 +62,12 @@ def parsed_shares(text: str, roles: Sequence[str]) -> dict[str, float]:
         if role not in roles:
             raise UsageError(f'unknown role "{role}"', where="--shares", fix=nearest(role, roles))
         try:
-            found[role] = float(value)
+            share = float(value)
         except ValueError:
-            found[role] = 0.0
-        if not sign or role in list(found)[:-1] or not 0 < found[role] < float("inf"):
-            raise UsageError(f'"{part.strip()}" is not ROLE=SHARE', where="--shares", fix="for example --shares train=0.8,test=0.2")
+            share = 0.0
+        if not sign or role in found or not 0 < share < float("inf"):
+            raise UsageError(
+                f'"{part.strip()}" is not ROLE=SHARE, once for a role', where="--shares", fix="for example --shares train=0.8,test=0.2"
+            )
+        found[role] = share
     return found

@@ -92,15 +92,22 @@ def _first_overlap(documents: Sequence[Documents], forbidden: np.ndarray, thresh
     groups = np.repeat(np.arange(len(documents)), [len(one.texts) for one in documents])
     among = _Apart(groups, forbidden)
 
+    order = list(dict.fromkeys(one.split for one in documents))
+
+    def named(a: int, b: int) -> tuple[tuple[int, str], tuple[int, str]]:
+        """(row, split) of both, in the order of the splits."""
+        one, other = sorted((order.index(documents[groups[row]].split), row) for row in (a, b))
+        return (one[1], order[one[0]]), (other[1], order[other[0]])
+
     for pairs in similar_pairs(index_of(texts, threshold, groups=groups), among) if threshold else ():
-        a, b, value = min(zip(*(column.tolist() for column in pairs), strict=True), key=lambda pair: sorted(pair[:2]))
-        a, b = sorted((a, b))
-        what = f"have texts that are nearly the same (similarity {value:.2f}): {_short(texts[a])} and {_short(texts[b])}"
-        return Overlap(documents[groups[a]].split, documents[groups[b]].split, what, "near_duplicates")
+        a, b, value = min(zip(*(column.tolist() for column in pairs), strict=True))
+        (row, one), (other_row, other) = named(a, b)
+        what = f"have texts that are nearly the same (similarity {value:.2f}): {_short(texts[row])} and {_short(texts[other_row])}"
+        return Overlap(one, other, what, "near_duplicates")
     for passage in shared_passages(texts, words, among) if words else ():
-        a, b = sorted((passage.a, passage.b))
+        (_, one), (_, other) = named(passage.a, passage.b)
         what = f"share a passage of {passage.words} words: {_short(passage_text(str(texts[passage.a]), passage))}"
-        return Overlap(documents[groups[a]].split, documents[groups[b]].split, what, "shared_passage")
+        return Overlap(one, other, what, "shared_passage")
     return None
 
 
