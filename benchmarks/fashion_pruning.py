@@ -1,6 +1,6 @@
-"""The residual Fashion-MNIST network for a Raspberry Pi 4: int8 alone, and with channels cut and accuracy won back before it.
+"""The wide Fashion-MNIST network for a Raspberry Pi 4: int8 alone, and with channels cut and accuracy won back before it.
 
-`examples/fashion/smallest.toml` is the recipe; the other rows cut another share. Points are on the test images, float32 and candidate
+`examples/fashion/recipes/smallest.toml` is the recipe; the other rows cut another share. Points are on the test images, float32 and candidate
 on the same ones; milliseconds are predicted from counted instructions. `--only NAME` renews one row.
 """
 
@@ -31,7 +31,7 @@ ROWS: dict[str, dict[str, Any] | None] = {
 
 def recipe(options: dict[str, Any]) -> Recipe:
     """The example's recipe, with other channels cut where `options` say which."""
-    written = tomllib.loads((EXAMPLE / "smallest.toml").read_text(encoding="utf-8"))
+    written = tomllib.loads((EXAMPLE / "recipes" / "smallest.toml").read_text(encoding="utf-8"))
     for step in written["step"]:
         if step["pass"] == "prune-channels" and options:
             step["options"] = options
@@ -46,7 +46,7 @@ def build(options: dict[str, Any] | None, work: Path) -> dict[str, Any]:
     start = time.monotonic()
     made = compress(
         make_request(
-            project=str(EXAMPLE / "edgepipe.toml"),
+            project=str(EXAMPLE / "wide.toml"),
             profiles=["rpi4"],
             recipe=str(path) if path else None,
             budget=LOOSE,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 for name in (
     "startup",
+    "near_duplicates",
     "build_speed",
     "quantized_classifier",
     "five_models",

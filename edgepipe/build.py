@@ -102,7 +102,7 @@ def _tell_time(build: Planned, start: Artifact, setting: Setting, agreed: Callab
 
 def _check_installed(specs: list[PassSpec]) -> None:
     """The base install has no torch: say so before anything runs, not from inside a pass."""
-    optional = {"optimum", "optimum-onnx"}  # export-onnx does without
+    optional = {"optimum", "optimum-onnx", "adapters", "bitsandbytes"}  # passes do without, or say what they are for
     for spec in specs:
         for name in spec.libraries:
             if name not in optional and find_spec(name) is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgepipe.config import Budget, Recipe
 from edgepipe.cost.table import load_table
 from edgepipe.errors import UsageError
-from edgepipe.plan_pruning import pruning
+from edgepipe.plan_pruning import SPARSITY, pruning
 from edgepipe.plan_quantization import is_quantized, quantization
 from edgepipe.plan_quantization import step as _step
 
@@ -41,7 +41,7 @@ def plan(artifact: Artifact, profile: Profile, *, splits: Collection[Split] = ()
     if torch_in:
         pruned, without = pruning(artifact, profile, costs, budget or Budget(), splits)
         steps += pruned
-        left_out += without
+        left_out += [*without, SPARSITY]
         steps.append(_step("export-onnx", f"{profile.runtime.name} {profile.runtime.version} on {profile.name} runs ONNX (runtime.name)"))
     else:
         left_out.append("export-onnx: the model is ONNX already")

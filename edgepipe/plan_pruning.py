@@ -30,6 +30,7 @@ INT8_SPEED = 1.8  # × float32's, where there is no table of kernel costs
 FITS = 0.95  # of a budget: what graph, names and scales take besides
 FEWEST_TOKENS = 2000
 CHANNELS = (0.25, 0.5, 0.75)  # shares of a network's channels that may go
+SPARSITY = "sparsify: no CPU kernel gains from zeros; they shrink only what is compressed, an archive or a download: ask for it in a recipe"
 LEFT_OUT = "pruning, recover: cutting weights costs accuracy that only re-training earns back; "
 
 

@@ -13,10 +13,11 @@ from edgepipe.cli.options import json_option
 from edgepipe.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from edgepipe.near_duplicates.clusters import Clusters
     from edgepipe.near_duplicates.tables import Columns, TextTable
+    from edgepipe.near_duplicates.windows import Text
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -60,7 +61,6 @@ def command() -> None: ...
 @json_option
 def stats(files: tuple[str, ...], threshold: float, sequences: int, tokenizer: str | None, as_json: bool, **columns: Any) -> None:
     """Rows, repeats, lengths and labels of each FILE (a split, say), and what the files share."""
-    from edgepipe.near_duplicates.clusters import clusters_of
     from edgepipe.near_duplicates.statistics import statistics, token_counter
 
     if len(set(files)) < len(files):
@@ -68,8 +68,7 @@ def stats(files: tuple[str, ...], threshold: float, sequences: int, tokenizer: s
     counter = token_counter(Path(tokenizer)) if tokenizer else None
     tables = {file: _table(file, columns) for file in files}
     read = {file: (table.texts(), table.labels()) for file, table in tables.items()}
-    with progress(quiet=as_json) as display:
-        clusters = clusters_of([text for texts, _ in read.values() for text in texts], threshold, _words(sequences), display)
+    clusters = _clusters([text for texts, _ in read.values() for text in texts], threshold, sequences, quiet=as_json)
     found = statistics(read, clusters, counter)
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))
@@ -111,7 +110,7 @@ def split(file: str, out: str, shares: str | None, force: bool, threshold: float
 
     wanted: dict[str, float] = parsed_shares(shares, SPLITS) if shares else {str(role): share for role, share in SHARES.items()}
     table = _table(file, columns)
-    clusters = _clusters(table, threshold, sequences, quiet=as_json)
+    clusters = _clusters(table.texts(), threshold, sequences, quiet=as_json)
     dealt = dealt_rows(clusters.first.tolist(), table.labels(), wanted)
     check_dealt(dealt, file)
     targets = {role: Path(out) / f"{role}{table.path.suffix}" for role in dealt}
@@ -128,34 +127,48 @@ def split(file: str, out: str, shares: str | None, force: bool, threshold: float
 @command.command("dedup")
 @click.argument("file")
 @click.option("--out", required=True, metavar="FILE", help="Where the rows that stay go, in FILE's format.")
+@click.option(
+    "--against", multiple=True, metavar="FILE", help="Drop what is like a row of this file too, which stays as it is: another split, say."
+)
 @click.option("--report", metavar="FILE.jsonl", help="Write which rows were dropped, for which, and how similar they are.")
 @click.option("--force", is_flag=True, help="Replace the files that are there.")
 @column_options
 @alike_options
 @json_option
-def dedup(file: str, out: str, report: str | None, force: bool, threshold: float, sequences: int, as_json: bool, **columns: Any) -> None:
+def dedup(
+    file: str,
+    out: str,
+    against: tuple[str, ...],
+    report: str | None,
+    force: bool,
+    threshold: float,
+    sequences: int,
+    as_json: bool,
+    **columns: Any,
+) -> None:
     """Keep the first of all rows of FILE that are alike, and drop the others."""
-    from edgepipe.near_duplicates.dropped import dropped_rows
+    from edgepipe.near_duplicates.dropped import Sources, dropped_rows
     from edgepipe.near_duplicates.tables import write_tables
 
     table, target = _table(file, columns), Path(out)
     if target.suffix.lower() != table.path.suffix.lower():
-        raise UsageError(
-            "the rows that stay are written in the format they came in", where=out, fix=f"name a file of type {table.path.suffix}"
-        )
-    clusters = _clusters(table, threshold, sequences, quiet=as_json)
-    kept = [row for row, first in enumerate(clusters.first.tolist()) if row == first]
+        fix = f"name a file of type {table.path.suffix}"
+        raise UsageError("the rows that stay are written in the format they came in", where=out, fix=fix)
+    if file in against:
+        raise UsageError("a file is not compared with itself by --against", where=file, fix="leave --against out: its rows are compared anyhow")
+    sources = Sources({**{name: _table(name, columns).texts() for name in against}, file: table.texts()})
+    clusters = _clusters(sources.texts, threshold, sequences, quiet=as_json)
+    kept = sources.kept(clusters)
     files = {target: table.encoded(kept)}
     if report:
-        lines = dropped_rows(table.texts(), clusters)
-        files[Path(report)] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        files[Path(report)] = "".join(json.dumps(line) + "\n" for line in dropped_rows(sources, clusters)).encode()
     write_tables(files, force=force)
-    repeats = int(clusters.repeats.sum())
-    found = {"rows": len(table), "kept": len(kept), "dropped": len(table) - len(kept), "with_the_same_words": repeats}
+    dropped = len(table) - len(kept)
     if as_json:
-        click.echo(json.dumps({**found, "file": out, "report": report}, ensure_ascii=False))
+        found = {"rows": len(table), "kept": len(kept), "dropped": dropped, "file": out, "report": report}
+        click.echo(json.dumps(found, ensure_ascii=False))
         return
-    click.echo(f"{out}: {len(kept):,} of {len(table):,} rows; {found['dropped']:,} dropped, of which {repeats:,} had the same words")
+    click.echo(f"{out}: {len(kept):,} of {len(table):,} rows; {dropped:,} dropped")
 
 
 @command.command("search")
@@ -198,11 +211,11 @@ def _table(file: str, columns: dict[str, Any]) -> TextTable:
     return read_text_table(Path(file), _columns(columns))
 
 
-def _clusters(table: TextTable, threshold: float, sequences: int, *, quiet: bool) -> Clusters:
+def _clusters(texts: Sequence[Text], threshold: float, sequences: int, *, quiet: bool) -> Clusters:
     from edgepipe.near_duplicates.clusters import clusters_of
 
     with progress(quiet=quiet) as display:
-        return clusters_of(table.texts(), threshold, _words(sequences), display)
+        return clusters_of(texts, threshold, _words(sequences), display)
 
 
 def _words(sequences: int) -> int:

@@ -28,7 +28,7 @@ def refuse_near_duplicates(splits: Mapping[str, Sequence[Sample]], config: Data,
         raise DataError(
             f"the {found.one} and {found.other} data {found.what}",
             where=str(getattr(config, found.other) or config.file),
-            fix=f"`edgepipe data split` and `edgepipe data dedup` make files that share nothing; or say "
+            fix=f"drop them from one with `edgepipe data dedup --against`, or deal all anew with `edgepipe data split`; or say "
             f'allow_overlap = ["{found.one}/{found.other}"] in [data], or {found.setting} = 0 to look for none',
         )
 

@@ -80,8 +80,21 @@ def write_images(images: np.ndarray, labels: np.ndarray, into: Path) -> None:
         Image.fromarray(image).save(into / LABELS[label] / f"{number:05d}.png")
 
 
+def write_unlabelled() -> None:
+    """The training images that `train` does not show, for recovery, which asks the teacher what they are."""
+    with np.load(home() / "arrays.npz") as arrays:
+        images, labels = (arrays[f"train_{kind}"][SHOWN["train"] :] for kind in ("images", "labels"))
+    building = home() / ".unlabelled.part"
+    shutil.rmtree(building, ignore_errors=True)
+    write_images(images, labels, building)
+    building.rename(home() / "unlabelled")
+    print(f"  unlabelled: {len(images)} images as files")
+
+
 def main() -> None:
     if (home() / "arrays.npz").is_file():
+        if not (home() / "unlabelled").is_dir():
+            write_unlabelled()
         print(f"Fashion-MNIST is in {home()}")
         return
     home().mkdir(parents=True, exist_ok=True)
@@ -97,6 +110,7 @@ def main() -> None:
         arrays = {f"{role}_{kind}": part[i] for role, part in parts.items() for i, kind in enumerate(("images", "labels"))}
         np.savez(Path(name) / "arrays.npz", **arrays)  # for train.py; written last: its being there says that all is
         (Path(name) / "arrays.npz").rename(home() / "arrays.npz")
+    write_unlabelled()
     print(f"Fashion-MNIST is in {home()}")
 
 

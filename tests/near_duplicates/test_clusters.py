@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgepipe.errors import ResourceError
 from edgepipe.near_duplicates import pairs
 from edgepipe.near_duplicates.clusters import clusters_of
-from edgepipe.near_duplicates.dropped import dropped_rows
+from edgepipe.near_duplicates.dropped import Sources, dropped_rows
 from edgepipe.near_duplicates.passages import passage_text, shared_passages
 from tests.models import sentences
 from tests.near_duplicates.test_index import WORDS, edited, made_texts
@@ -73,12 +73,12 @@ def test_chain_is_one_cluster_and_the_report_says_so() -> None:
     texts = [" ".join(words), " ".join(["x", *words[1:]]), " ".join(["x", *words[1:-4], "y", "z", "y", "w"])]
 
     found = clusters_of(texts, 0.8, 0)
-    last = list(dropped_rows(texts, found))[-1]
+    last = list(dropped_rows(Sources({"texts.csv": texts}), found))[-1]
 
     assert found.first.tolist() == [0, 0, 0]
-    assert (last["row"], last["kept"], last["pair"]["rows"]) == (3, 1, [2, 3])
+    assert (last["row"], last["kept"]["row"], [place["row"] for place in last["joined_by"]["rows"]]) == (3, 1, [2, 3])
     assert last["similarity"] == pytest.approx(exact(texts[0], texts[2], 2))
-    assert last["similarity"] < 0.8 <= last["pair"]["similarity"]
+    assert last["similarity"] < 0.8 <= last["joined_by"]["similarity"]
 
 
 def test_short_sentences_of_few_words_are_not_alike() -> None:

@@ -36,7 +36,8 @@ def test_near_duplicate_in_another_split_is_refused_with_both_texts(tmp_path: Pa
     assert "again" in caught.value.what and "twice" in caught.value.what
     assert caught.value.where == str(tmp_path / "test.csv")
     assert all(
-        words in str(caught.value.fix) for words in ("data split", "data dedup", 'allow_overlap = ["train/test"]', "near_duplicates = 0")
+        words in str(caught.value.fix)
+        for words in ("data split", "data dedup --against", 'allow_overlap = ["train/test"]', "near_duplicates = 0")
     )
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from edgepipe.errors import ModelError, UsageError
+from edgepipe.config import Data
+from edgepipe.errors import ModelError, PassError, UsageError
 from edgepipe.loader import load_torch
 from edgepipe.passes.recover import Recover
 from edgepipe.training.methods import METHODS
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgepipe.artifact import Artifact
-    from edgepipe.config import Data
 
 STAY = {"bottleneck": {"adapter": 24}, "prefix": {"prefix": 16}}
 
@@ -104,14 +104,11 @@ def test_what_stays_in_a_model_does_not_see_neighbours_or_padding(name: str, arc
 
 
 def test_prefixes_and_adapters_of_images_and_sentences_export(tmp_path: Path, texts: Data) -> None:
-    from edgepipe.config import Data
-
-    folder = write_images(tmp_path / "pictures")
-    pictures = Data(train=str(folder), dev=str(write_images(tmp_path / "others", seed=1)))
+    pictures = Data(train=str(write_images(tmp_path / "pictures")), dev=str(write_images(tmp_path / "others", seed=1)))
     vit = artifact_of(write_vision_model(tmp_path / "vit", "ViTForImageClassification"), "image-classification")
     vit_student = artifact_of(write_vision_model(tmp_path / "vit2", "ViTForImageClassification", seed=2), "image-classification")
-    encoder = artifact_of(write_sentence_encoder(tmp_path / "encoder"), "sentence-similarity")
-    encoder_student = artifact_of(write_sentence_encoder(tmp_path / "encoder2", seed=2), "sentence-similarity")
+    encoder = artifact_of(write_sentence_encoder(tmp_path / "encoder"), "fidelity")
+    encoder_student = artifact_of(write_sentence_encoder(tmp_path / "encoder2", seed=2), "fidelity")
 
     for name in ("prefix", "bottleneck"):
         for ours, theirs, data, feeds in (
@@ -131,7 +128,9 @@ def test_heads_neurons_and_width_can_be_cut_after_training_added_to_them(teacher
 
     cut = run_pass("prune-heads", both, tmp_path, ratio=0.5, importance="magnitude")
     cut = run_pass("prune-ffn", cut, tmp_path, ratio=0.5, importance="magnitude")
+    cut = run_pass("prune-width", cut, tmp_path, data=Data(calibration=texts.dev), width=16)
 
+    assert load_torch(cut).bert.encoder.layer[0].output.dense.adapter.down.weight.shape == (24, 16)
     assert structure(cut)["prefix"] == 16 and structure(cut)["adapter"] == 24
     assert load_torch(cut).bert.encoder.layer[0].attention.self.key.prefix.shape == (16, 16)
     assert np.isfinite(torch_outputs(load_torch(cut), text_feeds(cut))).all()
@@ -180,7 +179,7 @@ def test_killed_run_goes_on_to_the_same_bits(
 
     rest = recovered(student, teacher, tmp_path, texts, checkpoints=tmp_path / "b", **settings)
 
-    assert rest.value.model.digest == whole.value.model.digest
+    assert rest.value.digest == whole.value.digest
     assert rest.figures == whole.figures
 
 
@@ -226,14 +225,12 @@ def test_options_that_do_not_fit_each_other_are_told(options: dict[str, Any], me
 
 @pytest.mark.parametrize("name", ["bottleneck", "prefix"])
 def test_training_the_same_addition_twice_is_an_error(name: str, teacher: Artifact, texts: Data, tmp_path: Path) -> None:
-    from edgepipe.errors import PassError
-
     other = artifact_of(write_classifier(tmp_path / "other", seed=3))
     done = recovered(other, teacher, tmp_path, texts, train=name)
 
     with pytest.raises(PassError, match="already"):
         recovered(done.value, teacher, tmp_path, texts, train=name)
-    assert recovered(done.value, teacher, tmp_path, texts, train="lora").value.model.digest != done.value.model.digest
+    assert recovered(done.value, teacher, tmp_path, texts, train="lora").value.digest != done.value.digest
 
 
 def test_device_that_is_not_there_is_an_error(

@@ -103,8 +103,8 @@ def test_bitfit_trains_biases_and_the_head(student: Artifact, teacher: Artifact)
 
 
 def test_fish_trains_the_weights_with_the_largest_gradients(student: Artifact, teacher: Artifact) -> None:
-    """Twice the share: the first ones are among them. All of them are where single samples move the loss."""
-    few, loss, trained = begun(student, teacher, train="fish", share=0.01)
+    """As many as asked; with twice the share, those and others."""
+    few, _, trained = begun(student, teacher, train="fish", share=0.01)
     more, _, others = begun(student, teacher, train="fish", share=0.02)
 
     def places(method: Method, names: Mapping[str, Any]) -> set[tuple[str, int]]:
@@ -168,6 +168,18 @@ def test_bottleneck_is_what_the_adapters_library_computes(student: Artifact, tea
 
     feeds = text_feeds(student, padded=True)
     np.testing.assert_allclose(torch_outputs(plain, feeds), torch_outputs(theirs, feeds), atol=1e-5)
+
+
+def test_prefix_is_no_position_of_what_objectives_look_at(student: Artifact, teacher: Artifact) -> None:
+    _, loss, _ = begun(student, teacher, train="prefix", prefix_length=5, objectives={"relations": 1.0})
+    (batch, *_) = Batches(student, ROWS, 8, teacher=teacher).in_order()
+
+    views = loss.student(batch.inputs)
+
+    shapes = {tuple(value.shape[:2]) for value in (*views.queries, *views.keys, *views.values, *views.hidden)}
+    assert shapes == {tuple(batch.inputs["input_ids"].shape)}
+    attention = views.keys[0] - load_torch(student).bert.encoder.layer[0].attention.self.key(views.hidden[0])
+    assert attention.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["bottleneck", "prefix"])
