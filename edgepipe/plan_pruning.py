@@ -29,6 +29,8 @@ TABLE_BYTES = 0.52
 INT8_SPEED = 1.8  # × float32's, where there is no table of kernel costs
 FITS = 0.95  # of a budget: what graph, names and scales take besides
 FEWEST_TOKENS = 2000
+WIDTHS_SHARE = 0.8  # of a layer's weights: what widths leave of it when tokens are counted, so that not all is taken from the tokens
+LAYERS_SHARE = 1.5  # of the time that may stay: whole layers go down to it, widths, found by running candidates, the rest of the way
 CHANNELS = (0.25, 0.5, 0.75)  # shares of a network's channels that may go
 SPARSITY = "sparsify: no CPU kernel gains from zeros; they shrink only what is compressed, an archive or a download: ask for it in a recipe"
 LEFT_OUT = "pruning, recover: cutting weights costs accuracy that only re-training earns back; "
@@ -44,7 +46,7 @@ class _Sizes:
     table_width: int
     rest: int
 
-    def bytes_with(self, layers: int, rows: int, each: float = EIGHT_BITS) -> float:
+    def bytes_with(self, layers: float, rows: int, each: float = EIGHT_BITS) -> float:
         return (layers * self.layer + self.rest) * each + rows * self.table_width * TABLE_BYTES
 
 
@@ -76,7 +78,7 @@ def _why(too_large: bool, too_slow: bool, max_bytes: float, whole: int, budget: 
         told.append(f"{max_bytes / 1e6:.1f} MB are {whole / max_bytes:.1f} × smaller than float32, and 4 bits give {4 / FOUR_BITS:.1f} ×")
     if too_slow:
         told.append(f"latency ≤ {budget.max_latency_ratio:g} × float32's asks for more than the {speed:.1f} × of int8 on {profile.name}")
-    return " and ".join(told) or f"latency ≤ {budget.max_latency_ms:g} ms may ask for more than int8 gives"
+    return "; ".join(told) or f"latency ≤ {budget.max_latency_ms:g} ms may ask for more than int8 gives"
 
 
 def _int8_speed(artifact: Artifact, costs: CostTable | None) -> float:
@@ -109,14 +111,15 @@ def _sizes(artifact: Artifact) -> _Sizes | None:
 def _encoder(sizes: _Sizes, max_bytes: float, budget: Budget, speed: float, why: str, splits: Collection[Split]) -> list[dict[str, Any]]:
     """Layers first, since they save most of both; then tokens; then widths, as far as the build finds it must."""
     steps = []
-    stay = min(1.0, budget.max_latency_ratio * speed)  # of the layers' time
+    stay = min(1.0, LAYERS_SHARE * budget.max_latency_ratio * speed)  # of the layers' time
     keep = max(1, min(sizes.layers, math.ceil(sizes.layers * stay - 0.25)))
     while keep > 1 and sizes.bytes_with(keep, min(sizes.table_rows, FEWEST_TOKENS)) > max_bytes * FITS:
         keep -= 1
     if keep < sizes.layers:
         spread = {} if "calibration" in splits else {"importance": "spread"}
         steps.append(step("prune-layers", f"{why}: {keep} of {sizes.layers} layers stay", keep=keep, **spread))
-    room = (max_bytes * FITS - sizes.bytes_with(keep, 0)) / (sizes.table_width * TABLE_BYTES)
+    width = WIDTHS_SHARE if "calibration" in splits else 1.0
+    room = (max_bytes * FITS - sizes.bytes_with(keep * width, 0)) / (sizes.table_width * TABLE_BYTES)
     if room < sizes.table_rows:
         size = max(FEWEST_TOKENS, int(room) // 100 * 100)
         steps.append(step("prune-vocab", f"{size:,} of {sizes.table_rows:,} tokens fit the size; those that the data use most", size=size))
