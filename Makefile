@@ -25,10 +25,10 @@ test: $(STAMP) lint
 	$(BIN)/python examples/ocr/fetch.py
 	$(BIN)/python examples/voice_activity/fetch.py
 	$(BIN)/edgepipe devices setup rpi4 browser-wasm
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest --ignore=tests/e2e
+	$(BIN)/python -m pytest -n 2 --ignore=tests/e2e
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -37,7 +37,9 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	$(BIN)/python examples/sentiment/fetch.py
+	for example in sentiment ocr voice_activity similarity fashion; do $(BIN)/python examples/$$example/fetch.py || exit 1; done
+	for example in ocr voice_activity similarity; do $(BIN)/python examples/$$example/make_data.py || exit 1; done
+	for network in residual depthwise wide; do $(BIN)/python examples/fashion/train.py $$network || exit 1; done
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/run.py
 
 schemas: $(STAMP)

@@ -111,22 +111,21 @@ def index_of(texts: Sequence[Text], threshold: float, progress: Progress | None 
     """An index that finds pairs of at least this similarity. Of texts with the same windows, each of the `groups` keeps one."""
     show, bands = progress or Silent(), bands_for(threshold)
     parts: list[WindowSets] = []
-    keys: list[np.ndarray] = []
+    keys = np.empty((bands.count, len(texts)), np.uint64)
     for start, batch in _batches(texts):
         parts.append(window_sets(batch, WINDOW))
-        keys.append(band_keys(parts[-1], bands))
+        keys[:, start : start + len(batch)] = band_keys(parts[-1], bands)
         show.update("index", "texts", start + len(batch), len(texts))
     sets = joined(parts)
     del parts
     same = _first_alike(sets, np.zeros(len(sets), np.int64) if groups is None else groups)
     distinct = np.flatnonzero((same == np.arange(len(same))) & (np.diff(sets.offsets) > 0)).astype(np.int32)
-    kept = np.concatenate(keys, axis=1)[:, distinct] if keys else np.zeros((bands.count, 0), np.uint64)
-    del keys
-    rows = np.empty(kept.shape, np.int32)
-    for band in range(bands.count):  # in place, one band at a time
-        order = np.argsort(kept[band], kind="stable")
-        kept[band], rows[band] = kept[band][order], distinct[order]
-    return Index(threshold, sets, kept, rows, same, np.argsort(same, kind="stable").astype(np.int32))
+    rows = np.empty((bands.count, len(distinct)), np.int32)
+    for band in range(bands.count):  # in place: a second copy of the keys is what would take most memory
+        kept = keys[band, distinct]
+        order = np.argsort(kept, kind="stable")
+        keys[band, : len(distinct)], rows[band] = kept[order], distinct[order]
+    return Index(threshold, sets, keys[:, : len(distinct)], rows, same, np.argsort(same, kind="stable").astype(np.int32))
 
 
 def _batches(texts: Sequence[Text]) -> Iterator[tuple[int, Sequence[Text]]]:

@@ -63,7 +63,7 @@ def first_overlap(documents: Sequence[Documents], allowed: Collection[frozenset[
     """A text that is at least this similar to one of another split, else a passage of so many words in both; None where there is
     neither, which is kept, so that the same texts are compared once. 0 stands for "do not look"."""
     forbidden = np.array([[_may_not_share(one, other, allowed) for other in documents] for one in documents])
-    if not forbidden.any():
+    if not forbidden.any() or not any(one.texts for one in documents):
         return None
     compared = [Documents(one.split, list(dict.fromkeys(one.texts)), one.of) for one in documents]
     key = _key(
@@ -91,7 +91,6 @@ def _first_overlap(documents: Sequence[Documents], forbidden: np.ndarray, thresh
     texts = [text for one in documents for text in one.texts]
     groups = np.repeat(np.arange(len(documents)), [len(one.texts) for one in documents])
     among = _Apart(groups, forbidden)
-
     order = list(dict.fromkeys(one.split for one in documents))
 
     def named(a: int, b: int) -> tuple[tuple[int, str], tuple[int, str]]:

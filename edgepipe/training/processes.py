@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COURSE, MEETING = "course.pickle", "meeting"
 PATIENCE = timedelta(minutes=10)  # with a peer that says nothing
+GONE_S = 5.0
 START = "from edgepipe.training.processes import main; main()"
 
 
@@ -56,7 +57,7 @@ def together(course: Course, folder: Path) -> Iterator[Ranks]:
     except EdgepipeError:
         raise
     except RuntimeError as error:  # what gloo raises when a peer is gone
-        if all(peer.poll() in (None, 0) for peer in peers):
+        if not any(_failed(peer) for peer in peers):
             raise
         raise PassError(
             "a process that trained along ended early",
@@ -70,6 +71,14 @@ def together(course: Course, folder: Path) -> Iterator[Ranks]:
         for peer in peers:
             peer.kill()
             peer.wait()
+
+
+def _failed(peer: subprocess.Popen[bytes]) -> bool:
+    """Whether it ended by an error; its connection may be gone a moment before it is."""
+    try:
+        return peer.wait(GONE_S) != 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def _loopback() -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from pydantic import ValidationError
@@ -192,6 +193,27 @@ def test_two_processes_give_what_one_gives(student: Artifact, teacher: Artifact,
     assert ours["best_step"] == theirs["best_step"]
     for (name, value), other in zip(load_torch(two.value).named_parameters(), load_torch(one.value).parameters(), strict=True):
         torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-4, msg=name)
+    assert torch.get_num_threads() == 1 and not torch.distributed.is_initialized()
+
+
+class PeersEndAt(KilledAt):
+    """A worker's answers that end the processes that train along, at a step."""
+
+    def write(self, message: bytes) -> None:
+        try:
+            super().write(message)
+        except KeyboardInterrupt:
+            for child in psutil.Process().children():
+                if "edgepipe.training.processes" in " ".join(child.cmdline()):
+                    child.kill()
+
+
+def test_process_that_ends_early_is_told(student: Artifact, teacher: Artifact, texts: Data, tmp_path: Path) -> None:
+    job = replace(job_for("recover", student, tmp_path, data=texts, processes=2, batch_size=8), teacher=teacher, checkpoints=tmp_path / "a")
+
+    with pytest.raises(PassError, match="ended early"):
+        run_job(job, PeersEndAt(3))  # type: ignore[arg-type]
+
     assert torch.get_num_threads() == 1 and not torch.distributed.is_initialized()
 
 
