@@ -28,6 +28,7 @@ from edgepipe.near_duplicates.windows import WINDOW, window_sets, words_of
 from edgepipe.store import cache_root
 
 SPLITS = ("train", "calibration", "dev", "test")
+TEXTS = 1_000_000
 ASKED = 1000  # texts that are searched for, and compared with every other exactly
 
 
@@ -135,7 +136,7 @@ def quality(index: Index, texts: list[str], asked: list[str], exact: list[dict[i
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--texts", type=int, default=1_000_000)
+    parser.add_argument("--texts", type=int, default=TEXTS)
     count = parser.parse_args().texts
     texts = made_texts(count)
     asked = [_edited(text, ["another"], random.Random(1)) for text in random.Random(2).sample(texts, ASKED)]
@@ -163,7 +164,8 @@ def main() -> None:
         "texts": count, "build": build, "search_process": again, "dedup": dedup, "kept": stay, "disk_bytes": disk,
         "query_ms": taken, "quality": judged,
     }  # fmt: skip
-    write_result("near_duplicates", "python benchmarks/near_duplicates.py", as_table(data), data)
+    command = "python benchmarks/near_duplicates.py" + (f" --texts {count}" if count != TEXTS else "")
+    write_result("near_duplicates", command, as_table(data), data)
 
 
 def as_table(data: dict) -> str:

@@ -89,6 +89,23 @@ def test_model_is_cut_trained_back_and_tells_how(pruned: Project) -> None:
     assert not list((pruned.cache / "store").glob("unfinished/*"))
 
 
+def test_budget_that_quantization_cannot_hold_is_planned_for_built_and_held(pruned: Project) -> None:
+    shutil.rmtree(pruned.folder / "base")
+    write_classifier(pruned.folder / "base", hidden_size=64, intermediate_size=2048, num_attention_heads=4)
+    pruned.toml().write_text(pruned.toml().read_text().replace('adapters = ["adapter"]\n', ""))
+    budgets = (*LOOSE[:6], "--budget", "max_size_ratio=0.1")
+
+    done = pruned.passes("compress", "--profile", "host", *budgets)
+
+    manifest = manifest_of(pruned.folder / "build")
+    names = [step["name"] for step in manifest["passes"]]
+    assert "on this machine" in done.stderr  # how long training takes
+    assert "recover" in names and {"prune-layers", "prune-ffn"} & set(names)
+    assert manifest["tuning"]["pruning"]["held"] or "prune-ffn" not in names
+    assert manifest["model"]["size_bytes"] <= 0.1 * manifest["baseline"]["size_bytes"]
+    assert all(step["reason"] for step in manifest["passes"])
+
+
 def test_training_killed_goes_on_to_the_same_bytes(pruned: Project, tmp_path: Path) -> None:
     write_recipe(pruned, epochs=40)
     process = subprocess.Popen(
