@@ -77,7 +77,7 @@ def main() -> None:
     right = {name: correct(rows, samples, list(prepared.artifact.program["labels"])) for name, rows in found.items()}
     data = []
     for name in files:
-        drops = 100 * (right["float32"] - right[name]).astype(float)
+        drops = 100 * (right["float32"].astype(float) - right[name])
         data.append(
             {
                 "name": name, "points": 100 * float(right[name].mean()), "drop": float(drops.mean()), "interval": interval(drops),

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from edgepipe.progress import Progress
 
 BATCH = 20_000  # texts
-ARRAYS = ("offsets", "hashes", "keys", "rows", "same", "order")
+ARRAYS = ("offsets", "hashes", "keys", "rows", "same", "order", "ordered")
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
     """`keys`, `rows` [bands, distinct]: each band in order; `same` [texts]: the first text with the same windows as this one;
-    `order` [texts]: the texts with equal ones side by side."""
+    `order` [texts]: the texts with equal ones side by side, `ordered` [texts]: their `same`."""
 
     threshold: float
     sets: WindowSets
@@ -40,6 +40,7 @@ class Index:
     rows: np.ndarray
     same: np.ndarray
     order: np.ndarray
+    ordered: np.ndarray
 
     def __len__(self) -> int:
         return len(self.same)
@@ -61,7 +62,8 @@ class Index:
 
     def same_as(self, first: int) -> np.ndarray:
         """Every row with the same windows as that first one."""
-        low, high = (np.searchsorted(self.same, first, side=side, sorter=self.order) for side in ("left", "right"))
+        key = np.int32(first)  # of the array's own type, or all of it would be converted
+        low, high = self.ordered.searchsorted(key), self.ordered.searchsorted(key, side="right")
         return np.asarray(self.order[low:high])
 
     def _with_key(self, band: int, key: np.uint64) -> np.ndarray:
@@ -100,7 +102,7 @@ def load_index(folder: Path) -> tuple[Index, dict[str, Any]]:
 def mapped(folder: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Arrays of an index's folder by name."""
     try:
-        # as plain arrays: every step of a query took twice as long with numpy's memmap class
+        # as plain arrays: numpy's memmap class makes a small query a third slower
         return {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in names}
     except (OSError, ValueError) as error:
         raise _no_index(folder, error) from None
@@ -129,7 +131,8 @@ def index_of(texts: Sequence[Text], threshold: float, progress: Progress | None 
         kept = keys[band, distinct]
         order = np.argsort(kept, kind="stable")
         keys[band, : len(distinct)], rows[band] = kept[order], distinct[order]
-    return Index(threshold, sets, keys[:, : len(distinct)], rows, same, np.argsort(same, kind="stable").astype(np.int32))
+    order = np.argsort(same, kind="stable").astype(np.int32)
+    return Index(threshold, sets, keys[:, : len(distinct)], rows, same, order, same[order])
 
 
 def _batches(texts: Sequence[Text]) -> Iterator[tuple[int, Sequence[Text]]]:
