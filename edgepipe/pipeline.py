@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -22,11 +22,11 @@ from edgepipe.worker import MeasureFusions, run_job
 from edgepipe.worker_context import Job
 
 if TYPE_CHECKING:
-    from edgepipe.passes import PassSpec
     from collections.abc import Mapping, Sequence
 
     from edgepipe.config import Data, Step
     from edgepipe.data import Splits
+    from edgepipe.passes import PassSpec
     from edgepipe.profile import Profile
     from edgepipe.progress import Progress
     from edgepipe.store import Store
@@ -81,7 +81,7 @@ class PassRun:
     checks: list[dict[str, Any]]
     artifact: str
     parameters: int
-    figures: dict[str, Any]
+    figures: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}

@@ -58,7 +58,15 @@ def make_request(
         )
     own_model = named is not None and (base.model is None or Path(named).resolve() != Path(base.model).resolve())
     if own_model:  # another model than the project's: its name, adapters and licences do not go with it; task and data may
-        alien: dict[str, Any] = {"name": None, "adapters": (), "model_factory": None, "teacher": None, "licences": {}, "components": {}, "compress": ()}
+        alien: dict[str, Any] = {
+            "name": None,
+            "adapters": (),
+            "model_factory": None,
+            "teacher": None,
+            "licences": {},
+            "components": {},
+            "compress": (),
+        }
         base = base.model_copy(update={**alien, "task": base.task if task is None else None})
     paths = {key: resolve_path(value, here) for key, value in (data or {}).items() if value}
     samples = base.data

@@ -12,12 +12,12 @@ from edgepipe.segments import open_in_segments
 from edgepipe.weights import ONE_FILE_LIMIT_BYTES
 
 if TYPE_CHECKING:
-    from edgepipe.artifact import Artifact
-    from pathlib import Path
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
 
+    from edgepipe.artifact import Artifact
     from edgepipe.config import Data
     from edgepipe.data import Split
     from edgepipe.passes import PassSpec

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepipe import segments, worker
+from edgepipe import segments, worker_context
 from edgepipe.artifact import Artifact
 from edgepipe.driver import driver_module
 from edgepipe.passes import get_pass
@@ -71,9 +71,9 @@ def test_checks_of_a_large_model_hold_part_by_part(
     limits = (encoder.model.size_bytes - 1, encoder.model.size_bytes)
     job, spec = job_for("quantize-weights", encoder, tmp_path), get_pass("quantize-weights")
     for limit, kind in zip(limits, (True, False), strict=True):
-        monkeypatch.setattr(worker, "ONE_FILE_LIMIT_BYTES", limit)
-        assert isinstance(worker.WorkerContext(job, spec, io.BytesIO()).run(encoder), Segments) == kind
-    monkeypatch.setattr(worker, "ONE_FILE_LIMIT_BYTES", 1)
+        monkeypatch.setattr(worker_context, "ONE_FILE_LIMIT_BYTES", limit)
+        assert isinstance(worker_context.WorkerContext(job, spec, io.BytesIO()).run(encoder), Segments) == kind
+    monkeypatch.setattr(worker_context, "ONE_FILE_LIMIT_BYTES", 1)
 
     done = run_done("quantize-weights", encoder, tmp_path, bits=4, kernel="float32")
 

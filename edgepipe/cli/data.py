@@ -155,7 +155,9 @@ def dedup(
         fix = f"name a file of type {table.path.suffix}"
         raise UsageError("the rows that stay are written in the format they came in", where=out, fix=fix)
     if file in against:
-        raise UsageError("a file is not compared with itself by --against", where=file, fix="leave --against out: its rows are compared anyhow")
+        raise UsageError(
+            "a file is not compared with itself by --against", where=file, fix="leave --against out: its rows are compared anyhow"
+        )
     sources = Sources({**{name: _table(name, columns).texts() for name in against}, file: table.texts()})
     clusters = _clusters(sources.texts, threshold, sequences, quiet=as_json)
     kept = sources.kept(clusters)

@@ -32,7 +32,8 @@ def same(one: Observer, other: Observer) -> None:
     for a, b in ((one.channels, other.channels), (one.moments, other.moments)):
         assert (a is None) == (b is None)
         if a is not None and b is not None:
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+            # What cancels out in a sum keeps the rounding of its largest terms.
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4 + 2e-7 * float(np.abs(b).max()))
 
 
 @given(st.lists(TENSORS, max_size=6))
