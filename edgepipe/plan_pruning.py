@@ -29,6 +29,7 @@ TABLE_BYTES = 0.52
 INT8_SPEED = 1.8  # × float32's, where there is no table of kernel costs
 FITS = 0.95  # of a budget: what graph, names and scales take besides
 FEWEST_TOKENS = 2000
+SMALLEST_LAYERS = 0.2  # of one layer, that are left when all but a few of its heads and neurons are gone
 WIDTHS_SHARE = 0.8  # of a layer's weights: what widths leave of it when tokens are counted, so that not all is taken from the tokens
 LAYERS_SHARE = 1.5  # of the time that may stay: whole layers go down to it, widths, found by running candidates, the rest of the way
 CHANNELS = (0.25, 0.5, 0.75)  # shares of a network's channels that may go
@@ -69,6 +70,8 @@ def pruning(
     sizes = _sizes(artifact)
     if sizes is None:
         return [], [f"{LEFT_OUT}{why}, but layers of this architecture are not known; write a recipe with passes that fit it"]
+    if (least := sizes.bytes_with(SMALLEST_LAYERS, min(sizes.table_rows, FEWEST_TOKENS))) > max_bytes:
+        return [], [f"{LEFT_OUT}{why}, which is less than the {least / 1e6:.1f} MB that could be left: nothing is trained in vain"]
     return _encoder(sizes, max_bytes, budget, speed, why, splits), []
 
 
