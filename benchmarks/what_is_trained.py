@@ -2,7 +2,7 @@
 
 The demo classifier cut to layers 1, 3 and 5 of 6; all training data, the same epochs; each at a learning rate of the size that
 its paper uses. Accuracy on the test data, with the paired difference to training all weights (95 %, bootstrap over samples).
-Each row runs in a process of its own and is kept below EDGEPIPE_CACHE/benchmarks: a run that was ended goes on. Seconds compare
+Each row runs in a process of its own and is kept below EDGEPIPE_CACHE/benchmarks: a run that was ended goes on. Seconds are the processor's, and compare
 within one run only.
 """
 
@@ -76,7 +76,7 @@ def write(done: dict[str, dict[str, Any]], command: str) -> None:
     lines = [
         f"{100 * done['full']['before']:.2f} before recovery.",
         "",
-        "| trained | test accuracy | difference, 95 % | parameters trained | learning rate | afterwards | s | peak memory, MB |",
+        "| trained | test accuracy | difference, 95 % | parameters trained | learning rate | afterwards | CPU s | peak memory, MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, one in done.items():
@@ -91,7 +91,7 @@ def write(done: dict[str, dict[str, Any]], command: str) -> None:
             f"{one['figures']['trained']['parameters']:,}",
             f"{options['learning_rate']:g}",
             GOES_IN[options["train"]],
-            f"{one['seconds']:.0f}",
+            f"{one['cpu_seconds']:.0f}",
             f"{one['peak_rss_bytes'] / 1e6:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
