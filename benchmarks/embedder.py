@@ -75,7 +75,8 @@ def main() -> None:
         cells = [f"{row['points'][kind]:.2f} ({row['points'][kind] / first['points'][kind]:.1%})" for kind in SETS]
         rows.append(f"| {row['name']} | {row['bytes'] / 1e6:.2f} ({first['bytes'] / row['bytes']:.1f} ×) | " + " | ".join(cells) + " |")
     head = "| build | MB (× smaller) | SimLex-999 (of float32) | WordSim-353 | Lee | film reviews, the teacher's cosine |"
-    write_result("embedder", "python benchmarks/embedder.py", "\n".join([head, "|---" * 6 + "|", *rows]), data)
+    asked = " ".join(["python benchmarks/embedder.py", *(f'"{name}"' for name in sys.argv[1:])])
+    write_result("embedder", asked, "\n".join([head, "|---" * 6 + "|", *rows]), data)
 
 
 def read(path: Path) -> list[dict[str, str]]:
