@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.errors import ModelError, UsageError, nearest
-from edgepipe.structure import LAYOUTS, encoder_layers, transformer_of
+from edgepipe.structure import encoder_layers, layers_are_known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,6 @@ def refuse_tied(module: nn.Module, weight: str, where: str) -> None:
 
 def _inside_encoder(module: nn.Module) -> set[int] | None:
     """Ids of all modules inside the layers of an encoder whose layout is known; None for another model."""
-    if getattr(getattr(transformer_of(module), "config", None), "model_type", "") not in LAYOUTS:
+    if not layers_are_known(module):
         return None
     return {id(part) for each in encoder_layers(module) for part in each.layer.modules()}

@@ -146,6 +146,11 @@ def transformer_of(module: Any) -> Any:
     return module.encoder if type(module).__name__ == "SentenceEncoder" else module
 
 
+def layers_are_known(module: Any) -> bool:
+    """Whether the model is of a family whose layout is known."""
+    return getattr(getattr(transformer_of(module), "config", None), "model_type", "") in LAYOUTS
+
+
 def encoder_layers(module: Any) -> list[EncoderLayer]:
     """The prunable layers of a model; `ModelError` for a family whose layout is not known."""
     module = transformer_of(module)
@@ -175,7 +180,7 @@ def structure_of(module: Any, plain: Any) -> dict[str, Any]:
     if factors := factors_of(module):
         structure["factors"] = factors
         apply_factors(plain, factors)
-    if getattr(getattr(transformer_of(module), "config", None), "model_type", "") in LAYOUTS:
+    if layers_are_known(module):
         if additions := additions_of(encoder_layers(module)):
             structure |= additions
             apply_additions(encoder_layers(plain), additions)

@@ -70,7 +70,7 @@ def quantization_aware_training(artifact: Artifact, options: QuantizationAwareTr
     from edgepipe.quantization.fake_quantized_model import FakeQuantizedModel, sites_of
     from edgepipe.quantization.rounding import Grid
     from edgepipe.saving import save_torch
-    from edgepipe.training.batches import Batches
+    from edgepipe.training.batches import Batches, drawn
     from edgepipe.training.loop import Schedule, fit
 
     module = load_torch(artifact)
@@ -82,7 +82,7 @@ def quantization_aware_training(artifact: Artifact, options: QuantizationAwareTr
         learned_step=options.learned_step,
         activations=options.activations,
     )
-    train = Batches(artifact, _drawn(ctx.data("train"), options), options.batch_size, seed=options.seed)
+    train = Batches(artifact, drawn(ctx.data("train"), options.max_samples, options.seed), options.batch_size, seed=options.seed)
     dev = Batches(artifact, ctx.data("dev"), options.batch_size)
     trained = model.parameters()
     module.requires_grad_(False)
@@ -103,14 +103,6 @@ def quantization_aware_training(artifact: Artifact, options: QuantizationAwareTr
     ctx.progress(f"putting weights on the grid, dev loss {fitted.best:.4f} (from {fitted.start:.4f})", fitted.steps, fitted.steps)
     model.project()
     return artifact.with_component("model", save_torch(module, artifact, ctx.workdir))
-
-
-def _drawn(samples: list[Any], options: QuantizationAwareTraining) -> list[Any]:
-    import random
-
-    if options.max_samples is None or len(samples) <= options.max_samples:
-        return samples
-    return random.Random(options.seed).sample(samples, options.max_samples)
 
 
 def _loss(

@@ -78,6 +78,8 @@ def recover(artifact: Artifact, options: Recover, ctx: Context) -> Artifact:
 
 def samples_to_learn(options: Recover, ctx: Context) -> list[Any]:
     """The training data, and behind it what has no labels."""
+    from edgepipe.training.batches import drawn
+
     samples = drawn(ctx.data("train"), options.max_samples, options.seed)
     if not ctx.has("unlabelled"):
         return samples
@@ -88,13 +90,6 @@ def samples_to_learn(options: Recover, ctx: Context) -> list[Any]:
             fix="add logits, so that the teacher says what the samples are, or leave the unlabelled data out",
         )
     return samples + drawn(ctx.data("unlabelled"), options.max_unlabelled, options.seed)
-
-
-def drawn(samples: list[Any], count: int | None, seed: int) -> list[Any]:
-    """All samples, or as many of them as asked, at random."""
-    import random
-
-    return samples if count is None or len(samples) <= count else random.Random(seed).sample(samples, count)
 
 
 POINTS = 200  # of a curve in the manifest

@@ -180,6 +180,11 @@ class Batches:
         return targets
 
 
+def drawn(samples: list[Any], count: int | None, seed: int) -> list[Any]:
+    """All samples, or as many of them as asked, at random."""
+    return samples if count is None or len(samples) <= count else random.Random(seed).sample(samples, count)
+
+
 def _inputs(encoder: Any, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], list[Any], list[int]]:
     """The inputs, what they were made from, and how many rows each sample has."""
     import torch

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgepipe.errors import DataError, PassError
-from edgepipe.structure import LAYOUTS, transformer_of
+from edgepipe.structure import LAYOUTS, layers_are_known
 from edgepipe.training.losses import gives_classes
 from edgepipe.training.objectives import Pair, Setup, make_objectives
 from edgepipe.training.outputs import called
@@ -69,7 +69,7 @@ def lessons(artifact: Artifact, teacher: Artifact, module: Any, options: Any, tr
             where=WHERE,
             fix="take a teacher that was trained for the same labels, in the same order",
         )
-    known = getattr(getattr(transformer_of(module), "config", None), "model_type", "") in LAYOUTS
+    known = layers_are_known(module)
     weights = options.objectives or ({"logits": 1.0, "hidden": 1.0} if known else {"logits": 1.0})
     with torch.no_grad():
         outputs = called(module, on_device(next(train.in_order()), options.device).inputs)

@@ -6,17 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.additions import additions_of
 from edgepipe.errors import PassError
-from edgepipe.structure import LAYOUTS, encoder_layers, transformer_of
+from edgepipe.structure import LAYOUTS, encoder_layers, layers_are_known
 
 if TYPE_CHECKING:
     from edgepipe.structure import EncoderLayer
 
 WHERE = "recover.train"
-
-
-def is_known(module: Any) -> bool:
-    """Whether the model is an encoder whose layers are known."""
-    return getattr(getattr(transformer_of(module), "config", None), "model_type", "") in LAYOUTS
 
 
 def weight_layers(module: Any) -> dict[str, Any]:
@@ -29,7 +24,7 @@ def weight_layers(module: Any) -> dict[str, Any]:
         for name, layer in module.named_modules()
         if type(layer) is nn.Linear or (type(layer) is nn.Conv2d and layer.groups == 1)
     }
-    if is_known(module):
+    if layers_are_known(module):
         inside = {id(part) for each in encoder_layers(module) for part in each.layer.modules()}
         found = {name: layer for name, layer in every.items() if id(layer) in inside}
     else:
@@ -41,7 +36,7 @@ def weight_layers(module: Any) -> dict[str, Any]:
 
 def layers_for(addition: str, module: Any) -> list[EncoderLayer]:
     """The layers of an encoder that get an adapter or a prefix. Raises `PassError` where they are not known, or have one."""
-    if not is_known(module):
+    if not layers_are_known(module):
         raise PassError(
             f"the layers of a model of this kind are not known, and every one of them would get its {addition}",
             where=WHERE,
