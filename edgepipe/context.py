@@ -62,6 +62,10 @@ class Context(Protocol):
     def record(self, name: str, value: Any) -> None:
         """Keep a figure of how the pass went, as plain data: manifest and report show it."""
 
+    def decide(self, option: str, value: Any) -> None:
+        """Say what an option that was left open became by measuring: the recipe in the bundle names it, so that it gives the
+        same model again."""
+
     def incomplete(self, why: str) -> None:
         """Say that the pass gives less than it could, because time ran out. Such a result is marked, and not kept for other runs."""
 

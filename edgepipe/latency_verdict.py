@@ -10,12 +10,13 @@ from edgepipe.intervals import median_interval, ratio_interval
 from edgepipe.measure import BUSY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from edgepipe.config import Budget
     from edgepipe.measure import Measurement
     from edgepipe.result import Result
 
+LOADED, SLOWED = "other programs used", "the device slowed itself down"
 SURE = 99.0  # per cent; several shapes are judged, and one unlucky of them would fail the build
 
 
@@ -28,6 +29,12 @@ def latency_rows(measured: Measurement, budget: Budget, row: Callable[..., Resul
     why = measured.unpredicted or "emulated times are no latencies"
     conditions = {"batch": 1, "length": "task", "threads": measured.threads}
     return [row("latency", "median", "ms", None, held=False, doubt=why, conditions=conditions)]
+
+
+def disturbance(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Of a build's rows: why its times prove nothing, since something disturbed them; empty where nothing did."""
+    reasons = (str(row.get("reason") or "").split("; ")[0] for row in rows if row["axis"] == "latency" and row.get("verdict") == "unproven")
+    return next((reason for reason in reasons if reason.startswith((LOADED, SLOWED))), "")
 
 
 def _predicted(entry: Mapping[str, Any], budget: Budget, row: Callable[..., Result]) -> Result:
@@ -60,8 +67,8 @@ def _predicted(entry: Mapping[str, Any], budget: Budget, row: Callable[..., Resu
 
 
 def _timed(measured: Measurement, budget: Budget, row: Callable[..., Result]) -> list[Result]:
-    busy = f"other programs used {measured.other_load:.0%} of the machine meanwhile" if measured.other_load > BUSY else ""
-    slowed = f"the device slowed itself down meanwhile ({measured.slowed})" if measured.slowed else ""
+    busy = f"{LOADED} {measured.other_load:.0%} of the machine meanwhile" if measured.other_load > BUSY else ""
+    slowed = f"{SLOWED} meanwhile ({measured.slowed})" if measured.slowed else ""
     rows = []
     for timing in measured.timings:
         conditions = {"batch": timing.batch, "length": timing.length, "threads": measured.threads}

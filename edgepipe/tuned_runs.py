@@ -14,6 +14,7 @@ from edgepipe.pipeline import run_recipe
 from edgepipe.tune import tune
 from edgepipe.tune_pruning import with_widths
 from edgepipe.tuning.evaluation import dev_points
+from edgepipe.worker_context import DECIDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +40,13 @@ class TunedRun:
 
 def run_untuned(steps: Steps, start: Artifact, setting: Setting) -> TunedRun:
     artifact, runs = run_components(steps, start, setting)
-    return TunedRun(artifact, runs, tuple(step for step, _, _ in steps), {})
+    return TunedRun(artifact, runs, tuple(step for step, _, _ in steps) if is_composed(start) else _pinned(steps, runs), {})
+
+
+def _pinned(steps: Steps, runs: Sequence[PassRun]) -> tuple[Step, ...]:
+    """The steps with the options that their passes decided by measuring, which another day may decide otherwise."""
+    decided = (run.figures.get(DECIDED, {}) for run in runs)
+    return tuple(step.model_copy(update={"options": {**step.options, **own}}) for (step, _, _), own in zip(steps, decided, strict=True))
 
 
 def run_tuned(steps: Steps, start: Artifact, baseline: Artifact, setting: Setting, task: TaskSpec, budget: Budget) -> TunedRun:
@@ -90,5 +97,5 @@ def _one(
     before, runs = run_recipe(steps[:first], start, setting)
     tuned = tune(before, setting, budget, limit, dev)
     after, more = run_recipe(steps[last:], tuned.artifact, setting)
-    kept = tuple(step for step, _, _ in (*steps[:first],)) + tuned.steps + tuple(step for step, _, _ in steps[last:])
+    kept = (*_pinned(steps[:first], runs), *tuned.steps, *_pinned(steps[last:], more))
     return TunedRun(after, [*runs, *tuned.runs, *more], kept, tuned.report)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Feeds = Mapping[str, np.ndarray]
 
+DECIDED = "decided"  # what passes decided about their own options, among the figures of their runs
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -83,6 +85,9 @@ class WorkerContext:
 
     def record(self, name: str, value: Any) -> None:
         self.figures[name] = value
+
+    def decide(self, option: str, value: Any) -> None:
+        self.figures.setdefault(DECIDED, {})[option] = value
 
     def incomplete(self, why: str) -> None:
         self.why_incomplete = why

@@ -83,6 +83,29 @@ def test_times_whose_intervals_overlap_are_the_same(noise: float, found: str) ->
     assert compare(before, after, TOLERANCES)[0]["outcome"] == found
 
 
+@pytest.mark.parametrize(
+    "reason", ["other programs used 42% of the machine meanwhile; 2 × as fast", "the device slowed itself down meanwhile (heat)"]
+)
+@pytest.mark.parametrize("disturbed", ["before", "after"])
+def test_times_of_a_disturbed_build_prove_no_regression(disturbed: str, reason: str) -> None:
+    told = {"verdict": "unproven", "reason": reason}
+    before = manifest(result("median", **(told if disturbed == "before" else {})))
+    after = manifest(result("median", value=20.0, **(told if disturbed == "after" else {})))
+
+    row = compare(before, after, TOLERANCES)[0]
+
+    assert row["outcome"] == "not comparable" and reason.split(";")[0] in row["note"]
+
+
+def test_times_unproven_for_another_reason_are_compared() -> None:
+    """A prediction whose interval reaches over the limit is still the same prediction as last time."""
+    doubtful = {"verdict": "unproven", "reason": "the interval reaches over the limit"}
+
+    rows = compare(manifest(result("median")), manifest(result("median", value=20.0, **doubtful)), TOLERANCES)
+
+    assert rows[0]["outcome"] == "worse"
+
+
 def test_times_without_an_interval_are_no_regression() -> None:
     assert outcome("throughput", 10) == "same"
 

@@ -10,6 +10,7 @@ import click
 
 from edgepipe.cli.options import json_option
 from edgepipe.errors import AXIS_EXIT_CODES, ModelError, UsageError, nearest
+from edgepipe.latency_verdict import disturbance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +34,8 @@ def command(old: str, new: str, tolerances: tuple[str, ...], as_json: bool) -> i
     """Compare NEW with OLD: two bundles, or two manifest.json files (this build's and the last release's).
 
     Latency and memory are compared only when both were taken on the same kind of CPU; latency as a ratio to its float32
-    baseline, so that two machines' clocks do not matter, and only where the intervals do not overlap.
+    baseline, so that two machines' clocks do not matter, only where the intervals do not overlap, and only where neither
+    build was disturbed while its times were taken.
     """
     from edgepipe.cli.report import read_manifest
 
@@ -65,6 +67,7 @@ def command(old: str, new: str, tolerances: tuple[str, ...], as_json: bool) -> i
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], allowed: Mapping[str, float]) -> list[dict[str, Any]]:
     """A row per figure that both builds have: old, new and better | same | worse | not comparable."""
     old_rows = {_key(row): row for row in before["results"]}
+    disturbed = disturbance(before["results"]) or disturbance(after["results"])
     same_machine = before.get("machine", {}).get("flags") == after.get("machine", {}).get("flags")
     rows = []
     for row in after["results"]:
@@ -83,6 +86,8 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], allowed: Mappin
             note = f"ratio to float32 {a:.3f} → {b:.3f}" if timed else ""
             if timed and outcome != "same" and not _apart(old, row):
                 outcome, note = "same", f"{note}, within the noise"
+            elif timed and outcome != "same" and disturbed:
+                outcome, note = "not comparable", f"{note}; {disturbed}"
         rows.append(
             {
                 "axis": row["axis"],

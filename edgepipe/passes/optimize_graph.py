@@ -54,6 +54,7 @@ def optimize_graph(artifact: Artifact, options: OptimizeGraph, ctx: Context) -> 
         if name not in SWITCHES:
             raise UsageError(f'unknown fusion "{name}"', where="optimize-graph.fusions", fix=nearest(name, SWITCHES))
     kept = {name: options.fusions.get(name, pays(ctx.cost(name))) for name in SWITCHES}
+    ctx.decide("fusions", kept)
     folder = ctx.workdir / "model"
     folder.mkdir()
     target = folder / "model.onnx"

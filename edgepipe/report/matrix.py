@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from edgepipe.latency_verdict import LOADED, SLOWED
 from edgepipe.report.numbers import limit_text, with_unit
 
 if TYPE_CHECKING:
@@ -130,9 +131,9 @@ def _fix(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     reason = str(row.get("reason") or "")
     if "too few" in reason:
         return "more test samples"
-    if row["provenance"] == "measured" and "slowed itself" in reason:
+    if row["provenance"] == "measured" and SLOWED in reason:
         return "cooling or a better power supply, then `edgepipe validate` again"
-    if row["provenance"] == "measured" and ("other programs" in reason or "noise" in reason):
+    if row["provenance"] == "measured" and (LOADED in reason or "noise" in reason):
         return "`edgepipe validate` again while the machine does nothing else"
     device = manifest.get("device") or {}
     name, runner = manifest["profile"], (device.get("reach") or {}).get("runner", "")

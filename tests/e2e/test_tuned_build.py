@@ -41,6 +41,7 @@ def test_recipe_in_the_bundle_gives_the_same_model(tmp_path: Path, monkeypatch: 
     rows = tuned.manifest["tuning"]["sites"]
     named = {name for step in recipe.steps for name in step.options.get("include", ())}
     assert {row["node"] for row in rows if row["scheme"] != "float32"} == named
+    assert recipe.steps[0].name == "optimize-graph" and recipe.steps[0].options["fusions"]  # which pay, timing decided
     assert not recipe.tune
     assert "tuning" not in pinned.manifest
     assert pinned.manifest["artifact"] == tuned.manifest["artifact"]

@@ -60,7 +60,7 @@ def test_exported_and_optimised_graphs_are_quantized(fused: bool, exported: Arti
 
 
 def test_weights_and_embedding_table_are_int8_and_no_large_float_is_left(optimised: Artifact, tmp_path: Path) -> None:
-    after = run_pass("quantize-dynamic", optimised, tmp_path)
+    after = run_pass("quantize-dynamic", optimised, tmp_path, reduce_range=False)
 
     assert large_floats(optimised)
     assert large_floats(after) == []

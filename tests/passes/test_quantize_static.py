@@ -22,6 +22,9 @@ from tests.quantization.models import feed_forward
 from tests.quantization.test_qdq import Net, relu_chain, residual, squeeze_and_excite
 
 
+NEAR = 0.08  # where sums saturate, on x86 without VNNI, layers get 7 bits
+
+
 def rows(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
@@ -57,7 +60,7 @@ def test_products_are_near_and_a_sample_alone_gives_what_it_gives_in_a_batch(enc
     assert operators(after).count("MatMulIntegerToFloat") == 4
     assert "MatMul" not in operators(after)
     assert "Add" not in operators(after)  # biases went into the products
-    assert share_off(artifact, after, {"x": rows(3, 6, 32, seed=1)}) < 0.05
+    assert share_off(artifact, after, {"x": rows(3, 6, 32, seed=1)}) < NEAR
     assert alone_and_together(after, rows(5, 6, 32, seed=2))
 
 
@@ -93,7 +96,7 @@ def test_seven_bits_and_four_stored_bits_are_in_the_file(encoder: tuple[Artifact
     artifact, data = encoder
     whole, seven, four = (
         run_pass("quantize-static", artifact, tmp_path, data=data, **options)
-        for options in ({}, {"reduce_range": True}, {"stored_bits": 4})
+        for options in ({"reduce_range": False}, {"reduce_range": True}, {"stored_bits": 4})
     )
 
     def codes(one: Artifact) -> list[int]:
@@ -157,7 +160,7 @@ def test_quantized_model_is_not_quantized_again_and_a_part_gets_the_rest(encoder
 
     assert operators(part).count("MatMul") == 2
     assert operators(after).count("MatMulIntegerToFloat") == 4
-    assert share_off(artifact, after, {"x": rows(3, 6, 32, seed=1)}) < 0.05
+    assert share_off(artifact, after, {"x": rows(3, 6, 32, seed=1)}) < NEAR
     with pytest.raises(PassError, match="already quantized") as caught:
         run_pass("quantize-static", after, tmp_path, data=data)
     assert caught.value.exit_code == 4
