@@ -13,7 +13,7 @@ from edgepipe.config import Data, Task
 from edgepipe.device_setup import set_up
 from edgepipe.emulation import parts_of
 from edgepipe.intake import find_source, make_artifact
-from edgepipe.profile import load_profile
+from edgepipe.profile import host_profile, load_profile
 from edgepipe.progress import Silent
 from edgepipe.store import Store, cache_root
 from edgepipe.tasks import load_task
@@ -120,3 +120,13 @@ def read_classifier(folder: Path, **data: object) -> Artifact:
     assert os.environ["EDGEPIPE_CACHE"] != str(USER_CACHE)
     source = find_source(str(folder))
     return make_artifact(source, (), load_task(Task(name="text-classification")), source.labels, Data(**data), None)
+
+
+@pytest.fixture
+def on_x86_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine as a Linux PC with VNNI, whatever it is."""
+    here = host_profile()
+    cpu = here.cpu.model_copy(update={"arch": "x86_64", "isa": ("avx2", "avx512f", "avx512_vnni")})
+    monkeypatch.setattr("edgepipe.profile.host_profile", lambda: here.model_copy(update={"cpu": cpu}))
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")

@@ -17,7 +17,7 @@ import pytest
 from edgepipe import emulation
 from edgepipe.emulation import LOCK, can_emulate, cpu_view, emulated, folder_of, is_intact, lock_digest, missing, qemu_cpu
 from edgepipe.errors import DeviceError, EdgepipeError, ResourceError, UsageError
-from edgepipe.profile import Cpu, Profile, host_profile, load_profile, profile_names, with_devices
+from edgepipe.profile import Cpu, Profile, load_profile, profile_names, with_devices
 from edgepipe.readiness import of_profile
 from edgepipe.resources import resource
 from edgepipe.runners import runner_for
@@ -33,16 +33,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     is_intact.cache_clear()
     yield tmp_path / "cache"
     is_intact.cache_clear()
-
-
-@pytest.fixture
-def on_x86_linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine as a Linux PC with VNNI, whatever it is."""
-    here = host_profile()
-    cpu = here.cpu.model_copy(update={"arch": "x86_64", "isa": ("avx2", "avx512f", "avx512_vnni")})
-    monkeypatch.setattr("edgepipe.profile.host_profile", lambda: here.model_copy(update={"cpu": cpu}))
-    monkeypatch.setattr("platform.system", lambda: "Linux")
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
 
 
 def arm(model: str = "board-core", *isa: str, cores: int = 2) -> Cpu:
@@ -154,7 +144,7 @@ def test_profiles_that_emulation_can_stand_for(name: str, on_x86_linux: None) ->
 def test_nothing_is_emulated_from_another_system_or_where_the_device_is_this_machine(
     on_x86_linux: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not can_emulate(host_profile())
+    assert not can_emulate(load_profile("host"))
     for name, value in (("system", "Darwin"), ("machine", "aarch64")):
         with monkeypatch.context() as patch:
             patch.setattr(f"platform.{name}", lambda value=value: value)

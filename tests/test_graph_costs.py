@@ -157,7 +157,7 @@ def test_costs_on_a_pi_are_counted_in_one_run_and_kept(
     assert again == counted
 
 
-def test_x86_without_dot_products_is_stood_in_for(emulation: Path, store: Store) -> None:
+def test_x86_without_dot_products_is_stood_in_for(emulation: Path, store: Store, on_x86_linux: None) -> None:
     profile = load_profile("x86-avx2")
     found = graph_costs({"a": power()}, profile, store, Silent())
 

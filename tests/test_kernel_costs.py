@@ -55,13 +55,15 @@ def test_every_tabled_kernel_runs_and_its_nodes_carry_its_name() -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS[1:3])
 def test_integer_product_is_near_the_float_product_of_what_it_holds(precision: str) -> None:
+    from onnx import numpy_helper
+
     kernel = Kernel("matmul", precision, (16, 384, 384))
     model, feeds = model_of([kernel])
     weights = {tensor.name.rsplit("/")[-1]: tensor for tensor in model.graph.initializer}
+    codes = numpy_helper.to_array(weights["w"])
+    weights["w"].CopyFrom(numpy_helper.from_array(codes // 2, weights["w"].name))  # which no CPU's sums leave 16 bits with
 
     found = driver_module().open_session(model.SerializeToString()).run(None, feeds)[0].astype(np.float64)
-
-    from onnx import numpy_helper
 
     value = next(iter(feeds.values())).astype(np.float64)
     held = numpy_helper.to_array(weights["w"]).astype(np.float64) * 0.01

@@ -21,7 +21,6 @@ from tests.quantization.graphs import inputs_of
 from tests.quantization.models import feed_forward
 from tests.quantization.test_qdq import Net, relu_chain, residual, squeeze_and_excite
 
-
 NEAR = 0.08  # where sums saturate, on x86 without VNNI, layers get 7 bits
 
 

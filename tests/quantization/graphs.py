@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
+from edgepipe.profile import host_profile
 from edgepipe.quantization.graph import Graph
 from tests.onnx_models import make_model
 
@@ -69,6 +71,11 @@ def convolutions(rng: np.random.Generator) -> Any:
         helper.make_node("Conv", ["h4", "w5"], ["y"], name="last"),
     ]
     return make_model(nodes, [inputs_of("image", (None, 3, 9, 9))], [inputs_of("y", (None, 5, None, None))], weights)
+
+
+def spared(sites: Iterable[str]) -> frozenset[str]:
+    """The layers that get 7 bits for their results to be near: all where this CPU sums products in 16 bits first."""
+    return frozenset(sites) if host_profile().cpu.int8_saturates else frozenset()
 
 
 def graph_of(folder: Path, model: Any) -> Graph:

@@ -24,7 +24,7 @@ from edgepipe.quantization.stored import expanded, pack
 from edgepipe.quantization.weight_only import to_nbits
 from edgepipe.quantization.weights8 import Rounding, progressive
 from tests.onnx_models import make_model
-from tests.quantization.graphs import graph_of, inputs_of, written
+from tests.quantization.graphs import graph_of, inputs_of, spared, written
 
 SHAPES = [(1, 2), (7, 3), (16, 5), (33, 8), (64, 17), (100, 4)]
 
@@ -99,6 +99,7 @@ def test_dynamic_products_are_within_half_a_step(
     shape: tuple[int, int], seed: int, kind: str, per_channel: bool, symmetric: bool, reduced: bool, wild: float
 ) -> None:
     model, feeds = product(*shape, seed, kind=kind, wild=wild)
+    reduced = reduced or bool(spared("n"))
     rounding = Rounding(per_channel=per_channel, symmetric=symmetric, reduced=frozenset(["n"] if reduced else []))
 
     after = rewritten(model, lambda graph: dynamic.to_dynamic(graph, *parts(graph), rounding, dynamic.DynamicActivations(graph)))
@@ -116,12 +117,12 @@ def test_dynamic_products_are_within_half_a_step(
 def test_static_products_are_within_half_a_step(shape: tuple[int, int], seed: int, kind: str, per_channel: bool, around_zero: bool) -> None:
     model, feeds = product(*shape, seed, kind=kind)
     scale = scale_of(float(feeds["x"].min()), float(feeds["x"].max()), symmetric=around_zero)
-    rounding = Rounding(per_channel=per_channel)
+    rounding = Rounding(per_channel=per_channel, reduced=spared("n"))
 
     after = rewritten(model, lambda graph: static.to_static(graph, *parts(graph), rounding, StaticActivations(graph, {"x": scale})))
 
     weight, bias = matrix(model)
-    found = quantize("nearest", weight, Grid(8, True, 0 if per_channel else -1))
+    found = quantize("nearest", weight, Grid(8, True, 0 if per_channel else -1, bool(spared("n"))))
     assert (np.abs(both(after, feeds) - feeds["x"] @ weight - bias) <= bound(feeds["x"], weight, 2 * scale.scale, found.scales)).all()
     assert [node.op_type for node in after.graph.node] == ["QuantizeLinear", "MatMulIntegerToFloat"]
 
@@ -194,6 +195,7 @@ def test_nodes_that_expand_a_weight_take_little_of_a_small_file(kind: str, bits:
 @settings(max_examples=40)
 def test_eight_bits_stored_in_four_are_whole_multiples(shape: tuple[int, int], seed: int, reduced: bool, group: int, method: str) -> None:
     model, feeds = product(*shape, seed)
+    reduced = reduced or bool(spared("n"))
     rounding = Rounding(method, stored_bits=4, group_size=group, reduced=frozenset(["n"] if reduced else []))
 
     after = rewritten(model, lambda graph: dynamic.to_dynamic(graph, *parts(graph), rounding, dynamic.DynamicActivations(graph)))
@@ -274,7 +276,9 @@ def test_bias_of_a_gemm_may_have_any_shape_that_fits(shape: tuple[int, ...], tmp
     found = quantize("nearest", weights["w"], Grid(8, True, 32))
 
     after = rewritten(model, lambda graph: to_nbits(graph, *parts(graph), found, 8, 0))
-    other = rewritten(model, lambda graph: dynamic.to_dynamic(graph, *parts(graph), Rounding(), dynamic.DynamicActivations(graph)))
+    other = rewritten(
+        model, lambda graph: dynamic.to_dynamic(graph, *parts(graph), Rounding(reduced=spared("n")), dynamic.DynamicActivations(graph))
+    )
 
     for each in (after, other):
         assert np.abs(both(each, {"x": x}) - exact).max() < 0.3

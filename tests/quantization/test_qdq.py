@@ -22,7 +22,7 @@ from edgepipe.quantization.sites import find_sites
 from edgepipe.quantization.static import StaticActivations, scale_of
 from edgepipe.quantization.weights8 import Rounding
 from tests.onnx_models import make_model
-from tests.quantization.graphs import graph_of, inputs_of, run, written
+from tests.quantization.graphs import graph_of, inputs_of, run, spared, written
 
 CHANNELS = 8
 
@@ -75,7 +75,8 @@ def quantized(model: Any, folder: Path, *, symmetric: bool = False, calibrator: 
         for name, observer in observe(path, {name: Wanted() for name in floats}, images()).items()
         if observer.reached
     }
-    to_qdq(graph, find_sites(graph), Rounding(**options), StaticActivations(graph, scales))
+    sites = find_sites(graph)
+    to_qdq(graph, sites, Rounding(**options, reduced=spared(sites)), StaticActivations(graph, scales))
     graph.apply()
     result = written(graph, folder)
     onnx.checker.check_model(result, full_check=True)
@@ -265,7 +266,8 @@ def test_value_without_a_scale_is_left_to_float32(tmp_path: Path) -> None:
     inputs = [inputs_of("x", ("batch", 3, 8, 8)), helper.make_tensor_value_info("sure", 9, [])]
     graph = graph_of(tmp_path, make_model(nodes, inputs, [inputs_of("y", (None,) * 4)], weights))
 
-    to_qdq(graph, find_sites(graph), Rounding(), StaticActivations(graph, {"x": scale_of(-1, 1)}))
+    sites = find_sites(graph)
+    to_qdq(graph, sites, Rounding(reduced=spared(sites)), StaticActivations(graph, {"x": scale_of(-1, 1)}))
     graph.apply()
 
     assert {node.op_type for node in graph.nodes} == {"If", "Conv"}
@@ -295,7 +297,8 @@ def test_branch_that_reads_what_a_convolution_gives(tmp_path: Path) -> None:
     found = observe(tmp_path / "float" / "model.onnx", {name: Wanted() for name in names}, feeds)
     scales = {name: scale_of(*activation_range(observer)) for name, observer in found.items() if observer.reached}
 
-    to_qdq(graph, find_sites(graph), Rounding(), StaticActivations(graph, scales))
+    sites = find_sites(graph)
+    to_qdq(graph, sites, Rounding(reduced=spared(sites)), StaticActivations(graph, scales))
     graph.apply()
 
     after = written(graph, tmp_path)
@@ -351,7 +354,7 @@ def test_dynamic_convolutions_are_near(symmetric: bool, bias: str, tmp_path: Pat
 
     for node in list(graph.nodes):
         if node.name in sites:
-            dynamic.to_dynamic(graph, node, sites[node.name], Rounding(symmetric=symmetric), activations)
+            dynamic.to_dynamic(graph, node, sites[node.name], Rounding(symmetric=symmetric, reduced=spared(sites)), activations)
     graph.apply()
 
     after = written(graph, tmp_path)

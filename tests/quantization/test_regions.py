@@ -17,6 +17,7 @@ from edgepipe.quantization.site_pairs import cut_sites
 from edgepipe.quantization.sites import find_sites
 from edgepipe.quantization.weights8 import Rounding
 from tests.onnx_models import write_external
+from tests.quantization.graphs import spared
 from tests.quantization.models import conv_chain, dynamic, feed_forward, in_a_branch, save, static
 
 if TYPE_CHECKING:
@@ -87,8 +88,9 @@ def test_region_in_a_branch_is_cut_out_of_it_and_one_not_reached_is_named(tmp_pa
     before = save(model, tmp_path / "float.onnx")
     graph = Graph(before, tmp_path)
     activations = DynamicActivations(graph)
-    for name, site in find_sites(graph).items():
-        to_dynamic(graph, next(node for node in graph.nodes if node.name == name), site, Rounding(), activations)
+    sites = find_sites(graph)
+    for name, site in sites.items():
+        to_dynamic(graph, next(node for node in graph.nodes if node.name == name), site, Rounding(reduced=spared(sites)), activations)
     graph.apply()
     (tmp_path / "int8").mkdir()
     graph.write(tmp_path / "int8")
