@@ -6,48 +6,33 @@ Network Pruning", arXiv 1906.10771.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from edgepipe.errors import ModelError, UsageError, nearest
-from edgepipe.passes import Check, PassOptions, register_pass
+from edgepipe.passes import Check, register_pass
+from edgepipe.passes.ranked_units import Importance, RankedUnits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Self
 
     from edgepipe.artifact import Artifact
     from edgepipe.channels import Channels, Traced
     from edgepipe.context import Context
-    from edgepipe.data import Split
 
 
-class PruneChannels(PassOptions):
+class PruneChannels(RankedUnits):
     ratio: float | None = Field(default=None, gt=0, lt=1, description="share of all channels to cut (default: 0.5)")
     keep: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict,
         description="how many channels stay, by the name of the first layer that writes them, instead of a ratio; other layers stay whole",
     )
-    scope: Literal["global", "layer"] = Field(default="global", description="rank channels over the whole model, or within each layer")
-    importance: Literal["taylor", "activation", "magnitude"] = Field(
-        default="magnitude",
-        description="what matters: how the loss would move (taylor), what is read on calibration data (activation), or weights alone (magnitude)",
-    )
+    importance: Importance = Field(default="magnitude", description=RankedUnits.model_fields["importance"].description)
     multiple_of: int = Field(default=8, gt=0, description="widths that a ratio gives land on multiples of this, which kernels like")
     exclude: tuple[str, ...] = Field(
         default=(), description="names of layers whose outputs stay as they are, as patterns: encoder.stages.0.*"
     )
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if self.keep and self.ratio is not None:
-            raise ValueError("keep and ratio say the same thing: give one of them")
-        return self
-
-    @property
-    def needed_data(self) -> tuple[Split, ...]:
-        return () if self.importance == "magnitude" else ("calibration",)
 
 
 @register_pass(

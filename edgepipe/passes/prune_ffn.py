@@ -5,41 +5,24 @@ Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv 1906
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from edgepipe.passes import Check, PassOptions, register_pass
+from edgepipe.passes import Check, register_pass
+from edgepipe.passes.ranked_units import RankedUnits
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from edgepipe.artifact import Artifact
     from edgepipe.context import Context
-    from edgepipe.data import Split
 
 
-class PruneFfn(PassOptions):
+class PruneFfn(RankedUnits):
     ratio: float | None = Field(default=None, gt=0, lt=1, description="share of all feed-forward neurons to cut (default: 0.25)")
     keep: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(), description="how many neurons stay in each layer, the first layer first, instead of a ratio"
     )
-    scope: Literal["global", "layer"] = Field(default="global", description="rank neurons over the whole model, or within each layer")
-    importance: Literal["taylor", "activation", "magnitude"] = Field(
-        default="taylor",
-        description="what matters: how the loss would move (taylor), what is written on calibration data (activation), or weights alone (magnitude)",
-    )
     multiple_of: int = Field(default=16, gt=0, description="widths that a ratio gives land on multiples of this, which kernels like")
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if self.keep and self.ratio is not None:
-            raise ValueError("keep and ratio say the same thing: give one of them")
-        return self
-
-    @property
-    def needed_data(self) -> tuple[Split, ...]:
-        return () if self.importance == "magnitude" else ("calibration",)
 
 
 @register_pass(

@@ -5,40 +5,23 @@ Michel, Levy and Neubig, "Are Sixteen Heads Really Better than One?", arXiv 1905
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from edgepipe.passes import Check, PassOptions, register_pass
+from edgepipe.passes import Check, register_pass
+from edgepipe.passes.ranked_units import RankedUnits
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from edgepipe.artifact import Artifact
     from edgepipe.context import Context
-    from edgepipe.data import Split
 
 
-class PruneHeads(PassOptions):
+class PruneHeads(RankedUnits):
     ratio: float | None = Field(default=None, gt=0, lt=1, description="share of all attention heads to cut (default: 0.25)")
     keep: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(), description="how many heads stay in each layer, the first layer first, instead of a ratio"
     )
-    scope: Literal["global", "layer"] = Field(default="global", description="rank heads over the whole model, or within each layer")
-    importance: Literal["taylor", "activation", "magnitude"] = Field(
-        default="taylor",
-        description="what matters: how the loss would move (taylor), what is written on calibration data (activation), or weights alone (magnitude)",
-    )
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if self.keep and self.ratio is not None:
-            raise ValueError("keep and ratio say the same thing: give one of them")
-        return self
-
-    @property
-    def needed_data(self) -> tuple[Split, ...]:
-        return () if self.importance == "magnitude" else ("calibration",)
 
 
 @register_pass(
