@@ -91,7 +91,7 @@ def main():
             do = request["do"]
             answer = {}
             if do == "open":
-                driver = Driver(request["folder"], request["threads"], request["optimise"])
+                driver = Driver(request["folder"], request["threads"], request["optimise"], request.get("exact", False))
             elif do == "predict":
                 answer = {"results": predict(driver, request["samples"])}
             elif do == "batch":

@@ -19,10 +19,27 @@ DTYPES = {
 }  # fmt: skip
 
 
-def open_session(path, threads=1, disabled_optimizers=(), optimise=True):
+# What the runtime's optimiser fuses or rewrites; it passes over names that it does not have.
+REWRITES = (
+    "AttentionFusion", "BiasDropoutFusion", "BiasGeluFusion", "BiasSkipLayerNormFusion", "BiasSoftmaxFusion", "CastChainElimination",
+    "CastElimination", "ClipQuantRewrite", "CommonSubexpressionElimination", "ConstantFolding", "ConstantSharing", "ConvActivationFusion",
+    "ConvAddActivationFusion", "ConvAddFusion", "ConvBNFusion", "ConvMulFusion", "DivMulFusion", "DQMatMulNBitsFusion",
+    "DynamicQuantizeMatMulFusion", "EmbedLayerNormFusion", "ExpandElimination", "FastGeluFusion", "FuseReluClip", "GatherSliceToSplitFusion",
+    "GatherToSliceFusion", "GeluFusionL1", "GeluFusionL2", "GemmActivationFusion", "GemmSumFusion", "GemmTransposeFusion",
+    "GroupQueryAttentionFusion", "LabelEncoderFusion", "LayerNormFusionL1", "LayerNormFusionL2", "MatMulActivationFusion", "MatMulAddFusion",
+    "MatMulIntegerToFloatFusion", "MatMulNBitsFusion", "MatMulScaleFusion", "MatMul_BatchNormalization_Fusion", "MatmulTransposeFusion",
+    "NhwcTransformer", "NoopElimination", "NotWhereFusion", "Pad_Fusion", "PreShapeNodeElimination", "QDQFinalCleanupTransformer",
+    "QDQPropagationTransformer", "QDQSelectorActionTransformer", "QuickGeluFusion", "ReluQuantRewrite", "ReshapeFusion",
+    "SimplifiedLayerNormFusion", "SkipLayerNormFusion", "SliceConcatToSpaceToDepthFusion", "SwiGluFusion", "TransposeOptimizer",
+    "UnsqueezeElimination",
+)  # fmt: skip
+
+
+def open_session(path, threads=1, disabled_optimizers=(), optimise=True, exact=False):
     """An ONNX Runtime session on the CPU. Spinning is off: it steals time from whatever else the device does.
 
-    `optimise=False` gives the plain session that every other one is compared with.
+    `optimise=False` gives the plain session that every other one is compared with. `exact` has x86 without VNNI sum int8
+    products in 32 bits, slower, as the CPUs do that it stands in for; its own kernels sum pairs in 16 bits first.
     """
     import onnxruntime
 
@@ -31,7 +48,12 @@ def open_session(path, threads=1, disabled_optimizers=(), optimise=True):
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not optimise:
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if not optimise and exact:  # weights become unsigned by a rewrite of the runtime's, so all others are left out by name
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        disabled_optimizers = REWRITES
+    elif not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled_optimizers))
 
@@ -210,14 +232,14 @@ class Single:
 class Driver:
     """One opened artifact: `predict(sample)` from raw sample to outputs, `run(feeds)` for the model alone."""
 
-    def __init__(self, folder, threads=None, optimise=True):
+    def __init__(self, folder, threads=None, optimise=True, exact=False):
         """`threads`: default as many as the bundle was validated with."""
         with open(os.path.join(folder, "artifact.json"), encoding="utf-8") as handle:
             artifact = json.load(handle)
         self.program = artifact["program"]
         threads = threads or artifact.get("threads", 1)
         stages = self.program.get("stages") or [self.program]
-        sessions = {stage["component"]: self._open(folder, artifact, stage, threads, optimise) for stage in stages}
+        sessions = {stage["component"]: self._open(folder, artifact, stage, threads, optimise, exact) for stage in stages}
         makers = {"single": lambda: Single, "stream": lambda: neighbour("stream").Stream, "pipeline": lambda: neighbour("ocr").Ocr}
         if self.program["kind"] not in makers:
             raise ValueError("this driver executes programs of kind " + ", ".join(makers) + ", not " + self.program["kind"])
@@ -227,9 +249,9 @@ class Driver:
         self.encoder = ENCODERS[settings["kind"]](assets, settings, self.executor.input_names)
 
     @staticmethod
-    def _open(folder, artifact, stage, threads, optimise):
+    def _open(folder, artifact, stage, threads, optimise, exact):
         path = os.path.join(folder, stage["component"], artifact["components"][stage["component"]]["files"][0]["path"])
-        return open_session(path, threads, stage.get("session", {}).get("disabled_optimizers", ()), optimise)
+        return open_session(path, threads, stage.get("session", {}).get("disabled_optimizers", ()), optimise, exact)
 
     def encode(self, sample):
         """The feeds of one sample, a dict of arrays per run of the model."""

@@ -18,6 +18,7 @@ from edgepipe.passes import source_of
 from edgepipe.pipeline import library_version, sources_digest
 from edgepipe.predicted import predict_latencies
 from edgepipe.predicted_components import predict_components
+from edgepipe.profile import needs_exact_sums
 from edgepipe.resources import resource
 from edgepipe.runners import runner_for
 from edgepipe.store import cache_root, disk_errors
@@ -52,7 +53,7 @@ def measured_on(
                 "sources": [_sources(), source_of(task.metric), source_of(type(runner))],
             }
         )
-        progress, samples = setting.progress, setting.splits("test")
+        progress, samples, exact = setting.progress, setting.splits("test"), needs_exact_sums(setting.profile)
         progress.stage("validate", f"on {setting.profile.name} through {runner.name}")
         kept = setting.store.get_result(key)
         try:
@@ -65,9 +66,9 @@ def measured_on(
             if found is not None:  # outputs do not change with what else a machine does; times do
                 found = retime(found, artifact, baseline, runner, samples, progress)
             elif runner.emulates:
-                found = measure_emulated(artifact, baseline, runner, task, samples, progress, target_samples)
+                found = measure_emulated(artifact, baseline, runner, task, samples, progress, target_samples, exact=exact)
             else:
-                found = measure(artifact, baseline, runner, task, samples, runner.threads, progress)
+                found = measure(artifact, baseline, runner, task, samples, runner.threads, progress, exact=exact)
             found.proofs = _proofs(runner, found.proofs)
             outcome = f"{len(found.baseline_counts)} samples"
             setting.store.put_result(key, found.to_json())

@@ -96,9 +96,18 @@ class Measurement:
 
 
 def measure(
-    candidate: Artifact, baseline: Artifact, runner: Runner, task: TaskSpec, samples: Sequence[Sample], threads: int, progress: Progress
+    candidate: Artifact,
+    baseline: Artifact,
+    runner: Runner,
+    task: TaskSpec,
+    samples: Sequence[Sample],
+    threads: int,
+    progress: Progress,
+    *,
+    exact: bool = False,
 ) -> Measurement:
-    """Everything the validator judges, from one visit to the target. Raises `DeviceError` when the runner fails."""
+    """Everything the validator judges, from one visit to the target. `exact`: as for `LocalRunner`, what runs here beside it.
+    Raises `DeviceError` when the runner fails."""
     result = Measurement(runner.name, threads)
     ours, theirs = runner.push(candidate), runner.push(baseline)
     labels = candidate.program.get("labels", ())
@@ -112,7 +121,7 @@ def measure(
         progress.update(STAGE, "batch and padding invariance")
         _invariance(new, samples, outputs, candidate, result)
     progress.update(STAGE, "parity with a plain session here")
-    here = LocalRunner()
+    here = LocalRunner(exact=exact)
     with opened(here, here.push(candidate), threads=threads, optimise=False) as plain:
         _parity(plain, samples, outputs, result)
     progress.update(STAGE, "memory")

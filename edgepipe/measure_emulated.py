@@ -41,11 +41,14 @@ def measure_emulated(
     samples: Sequence[Sample],
     progress: Progress,
     target_samples: int | None,
+    *,
+    exact: bool = False,
 ) -> Measurement:
-    """Everything the validator judges but latency. `target_samples` random samples run on the target, None: all."""
+    """Everything the validator judges but latency. `target_samples` random samples run on the target, None: all. `exact`: as
+    for `LocalRunner`, what runs here."""
     result = Measurement(runner.name, runner.threads)
     labels = candidate.program.get("labels", ())
-    host = LocalRunner()
+    host = LocalRunner(exact=exact)
     ours, theirs = runner.push(candidate), runner.push(baseline)
     base_here = _on_host(host, theirs, samples, progress, "baseline")
     here = _on_host(host, ours, samples, progress, "candidate")

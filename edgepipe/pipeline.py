@@ -15,7 +15,7 @@ from edgepipe.artifact import Artifact, digest, sha256_file
 from edgepipe.cost.table import load_table
 from edgepipe.errors import ModelError, PassError
 from edgepipe.machine import machine_facts
-from edgepipe.profile import HOST
+from edgepipe.profile import HOST, needs_exact_sums
 from edgepipe.resources import resource
 from edgepipe.store import cache_root, write_atomic
 from edgepipe.worker import MeasureFusions, run_job
@@ -197,6 +197,7 @@ def job_of(
         teacher,
         checkpoints,
         setting.deadline,
+        needs_exact_sums(setting.profile),
     )
 
 
@@ -236,6 +237,7 @@ def cache_key(
             "costs": dict(costs),
             "threads": setting.threads,
             "cpu": machine_facts()["flags"],  # whose kernels the checks ran on
+            "exact": needs_exact_sums(setting.profile),
             "versions": {name: library_version(name) for name in (*spec.libraries, "edgepipe", "numpy")},
         }
     )

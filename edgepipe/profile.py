@@ -27,6 +27,12 @@ def int8_saturates(arch: str, isa: Iterable[str]) -> bool:
     return arch == "x86_64" and not DOT_PRODUCTS & set(isa)
 
 
+def needs_exact_sums(profile: Profile) -> bool:
+    """Whether int8 products saturate on this machine but not on the profile's CPU, so that standing in for it takes the
+    runtime's slower kernels."""
+    return host_profile().cpu.int8_saturates and not profile.cpu.int8_saturates
+
+
 class Cpu(Table):
     """The processor that runs inference: of unlike cores, the cluster inference is pinned to."""
 

@@ -27,12 +27,12 @@ EXPANDED = 16  # times the bytes that nodes make constants of: 4 bits to float32
 NOT_TENSORS = ("Sequence", "Optional", "SplitToSequence", "ConcatFromSequence")
 
 
-def open_in_segments(artifact: Artifact, optimise: bool, threads: int) -> Segments | None:
+def open_in_segments(artifact: Artifact, optimise: bool, threads: int, exact: bool = False) -> Segments | None:
     """A model as a session would run it, in the memory of its largest layer; None for what cannot be taken apart."""
     if artifact.model.format != "onnx" or not can_be_cut(artifact.model.main_file):
         return None
     disabled = artifact.program.get("session", {}).get("disabled_optimizers", ())
-    return Segments(artifact.model.main_file, threads=threads, disabled_optimizers=disabled, optimise=optimise)
+    return Segments(artifact.model.main_file, threads=threads, disabled_optimizers=disabled, optimise=optimise, exact=exact)
 
 
 def can_be_cut(path: Path) -> bool:
@@ -44,8 +44,11 @@ def can_be_cut(path: Path) -> bool:
 class Segments:
     """Feeds → outputs by name, as a session of the whole would give them; rewrites that reach over a border are not made."""
 
-    def __init__(self, path: Path, *, threads: int, disabled_optimizers: Sequence[str] = (), optimise: bool = True) -> None:
-        self._folder, self._threads, self._disabled, self._optimise = path.parent, threads, disabled_optimizers, optimise
+    def __init__(
+        self, path: Path, *, threads: int, disabled_optimizers: Sequence[str] = (), optimise: bool = True, exact: bool = False
+    ) -> None:
+        self._folder, self._threads, self._disabled = path.parent, threads, disabled_optimizers
+        self._optimise, self._exact = optimise, exact
         self._model = editable(path)
         graph = self._model.graph
         self._outputs = [value.name for value in graph.output]
@@ -129,7 +132,7 @@ class Segments:
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         session = open_changed(
             model, self._folder, threads=self._threads, disabled_optimizers=self._disabled,
-            plain=not self._optimise, arena=False, prepacked=True,
+            plain=not self._optimise, exact=self._exact, arena=False, prepacked=True,
         )  # fmt: skip
         return dict(zip(outputs, session.run(outputs, {name: values[name] for name in taken}), strict=True))
 

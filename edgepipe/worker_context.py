@@ -45,6 +45,7 @@ class Job:
     teacher: Artifact | None = None
     checkpoints: Path | None = None
     deadline: float | None = None
+    exact: bool = False  # this machine stands in for a CPU that sums int8 products in 32 bits
 
 
 def send(stream: IO[bytes], message: object) -> None:
@@ -113,8 +114,9 @@ class WorkerContext:
             if len(self._opened) >= 2:  # a check compares two models; more would only hold memory
                 self._opened.pop(next(iter(self._opened)))
             large = max(artifact.model.size_bytes, self._job.artifact.model.size_bytes) > ONE_FILE_LIMIT_BYTES
-            whole = (artifact, optimise, adapter_weights, self._job.threads)
-            self._opened[key] = (large and open_in_segments(artifact, optimise, self._job.threads)) or open_model(*whole)
+            whole = (artifact, optimise, adapter_weights, self._job.threads, self._job.exact)
+            parts = large and open_in_segments(artifact, optimise, self._job.threads, self._job.exact)
+            self._opened[key] = parts or open_model(*whole)
         return self._opened[key]
 
     def feeds(self, artifact: Artifact, samples: Sequence[Sample]) -> Feeds:
@@ -140,13 +142,13 @@ class WorkerContext:
         send(self._answers, ("progress", what, done, total))
 
 
-def open_model(artifact: Artifact, optimise: bool, adapter_weights: Sequence[float], threads: int) -> Any:
-    """A callable feeds → outputs, torch and ONNX alike."""
+def open_model(artifact: Artifact, optimise: bool, adapter_weights: Sequence[float], threads: int, exact: bool = False) -> Any:
+    """A callable feeds → outputs, torch and ONNX alike. `exact`: as for `open_session` in devices/driver.py."""
     if artifact.model.format == "onnx":
         from edgepipe.driver import driver_module
 
         disabled = artifact.program.get("session", {}).get("disabled_optimizers", ())
-        session = driver_module().open_session(str(artifact.model.main_file), threads, disabled, optimise)
+        session = driver_module().open_session(str(artifact.model.main_file), threads, disabled, optimise, exact)
         names = [output.name for output in session.get_outputs()]
         taken = {entry.name for entry in session.get_inputs()}  # what fix-inputs made a constant is no input any more
 

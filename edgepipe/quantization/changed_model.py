@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgepipe.driver import driver_module
 from edgepipe.weights import load_onnx
 
 if TYPE_CHECKING:
@@ -57,13 +58,15 @@ def open_changed(
     disabled_optimizers: Sequence[str] = (),
     basic: bool = False,
     plain: bool = False,
+    exact: bool = False,
     arena: bool = True,
     prepacked: bool = False,
 ) -> Any:
     """A session of `editable`'s result, whose external weights lie in `folder`; the model given is emptied.
 
     `basic` leaves out fusions that would keep a value inside one kernel, `plain` all rewriting; without `arena` memory is
-    given back after each run; `prepacked` has kernels lay weights out as they like them, which copies them.
+    given back after each run; `exact` is that of `open_session` in devices/driver.py; `prepacked` has kernels lay weights out as
+    they like them, which copies them.
     """
     import onnxruntime
 
@@ -76,7 +79,12 @@ def open_changed(
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     # Unpacked, external weights are mapped and take no memory of the process: 0.04 instead of 1.1 GB for a model of 1.07 GB.
     options.add_session_config_entry("session.disable_prepacking", str(int(not prepacked)))
-    if plain:
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if plain and exact:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        disabled_optimizers = driver_module().REWRITES
+    elif plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     elif basic:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

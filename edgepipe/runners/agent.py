@@ -52,10 +52,10 @@ class AgentModel:
         os.set_blocking(process.stdin.fileno(), False)
         os.set_blocking(process.stdout.fileno(), False)
 
-    def opened(self, folder: str, threads: int, optimise: bool) -> Self:
+    def opened(self, folder: str, threads: int, optimise: bool, exact: bool = False) -> Self:
         """This agent with the artifact of `folder` opened; it is closed when that fails."""
         try:
-            self.ask({"do": "open", "folder": folder, "threads": threads, "optimise": optimise})
+            self.ask({"do": "open", "folder": folder, "threads": threads, "optimise": optimise, "exact": exact})
         except BaseException:
             self.close()
             raise

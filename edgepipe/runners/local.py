@@ -8,7 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from edgepipe.machine import usable_cores
-from edgepipe.profile import HOST, runs_here
+from edgepipe.profile import HOST, needs_exact_sums, runs_here
 from edgepipe.resources import resource
 from edgepipe.runners import Proof
 from edgepipe.runners.agent import AgentModel
@@ -24,7 +24,7 @@ LIMIT_S = 600.0
 
 def make(profile: Profile, doubt: str = "") -> LocalRunner:
     here = "" if runs_here(profile) else f"this machine stood in for {profile.name}"
-    return LocalRunner(min(profile.runtime.threads, usable_cores()), doubt or here)
+    return LocalRunner(min(profile.runtime.threads, usable_cores()), doubt or here, exact=needs_exact_sums(profile))
 
 
 class LocalRunner:
@@ -34,8 +34,9 @@ class LocalRunner:
     emulates = False
     device = HOST
 
-    def __init__(self, threads: int = 1, doubt: str = "") -> None:
-        self.threads, self._doubt = threads, doubt
+    def __init__(self, threads: int = 1, doubt: str = "", *, exact: bool = False) -> None:
+        """`exact`: standing in for a CPU that sums int8 products in 32 bits, as `needs_exact_sums` says."""
+        self.threads, self._doubt, self._exact = threads, doubt, exact
 
     def proof(self, axis: str) -> Proof:
         return Proof("host", self._doubt) if self._doubt else Proof("measured")
@@ -48,6 +49,6 @@ class LocalRunner:
         process = subprocess.Popen(
             [sys.executable, str(resource("devices") / "agent.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
         )
-        return AgentModel(process, log, where="runner local", limit_s=LIMIT_S).opened(str(folder), threads, optimise)
+        return AgentModel(process, log, where="runner local", limit_s=LIMIT_S).opened(str(folder), threads, optimise, self._exact)
 
     def close(self) -> None: ...

@@ -10,6 +10,7 @@ import numpy as np
 from edgepipe.artifact import digest
 from edgepipe.measure import BLOCK, opened, scores
 from edgepipe.pipeline import library_version
+from edgepipe.profile import needs_exact_sums
 from edgepipe.runners.local import LocalRunner
 
 if TYPE_CHECKING:
@@ -34,16 +35,17 @@ def dev_points(candidate: Artifact, baseline: Artifact, setting: Setting, task: 
     """Both models' points over the same dev samples on this machine, kept by content. Both artifacts lie in the store."""
     samples = setting.splits("dev")
     step = max(1, len(samples) // SAMPLES)
+    exact = needs_exact_sums(setting.profile)
     samples = samples[::step][:SAMPLES]
     key = digest(
         {
-            "dev": [candidate.digest, baseline.digest, setting.splits.digest("dev"), task.name, SAMPLES],
+            "dev": [candidate.digest, baseline.digest, setting.splits.digest("dev"), task.name, SAMPLES, exact],
             "versions": [library_version(name) for name in ("edgepipe", "onnxruntime", "numpy")],
         }
     )
     if kept := setting.store.get_result(key):
         return Points(kept["baseline"], kept["candidate"])
-    runner, labels = LocalRunner(), candidate.program.get("labels", ())
+    runner, labels = LocalRunner(exact=exact), candidate.program.get("labels", ())
     theirs, ours = [], []
     with (
         opened(runner, runner.push(baseline), threads=setting.threads) as old,

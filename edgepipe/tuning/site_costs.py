@@ -10,7 +10,7 @@ from edgepipe.errors import EdgepipeError
 from edgepipe.graph_costs import graph_costs
 from edgepipe.pipeline import run_recipe
 from edgepipe.probes import fixed_feeds, single_runs
-from edgepipe.profile import HOST
+from edgepipe.profile import HOST, needs_exact_sums
 from edgepipe.quantization.cutting import FLOAT, QUANTIZED, cut_regions
 from edgepipe.quantization.site_pairs import cut_sites
 from edgepipe.recipe_check import check_recipe
@@ -132,7 +132,7 @@ class Reference:
 
     def __init__(self, artifact: Artifact, setting: Setting) -> None:
         model = open_model(artifact, True, (), setting.threads)
-        self._threads = setting.threads
+        self._threads, self._exact = setting.threads, needs_exact_sums(setting.profile)
         self._runs = [(feeds, list(model(feeds).values())) for feeds in runs_of(artifact, setting, COMPARED)]
 
     def divergence(self, other: Artifact) -> float:
@@ -141,7 +141,7 @@ class Reference:
 
         if not self._runs:
             return 0.0
-        model = open_model(other, True, (), self._threads)
+        model = open_model(other, True, (), self._threads, self._exact)
         gaps = []
         for feeds, outputs in self._runs:
             for expected, got in zip(outputs, model(feeds).values(), strict=True):
