@@ -53,7 +53,7 @@ def measured_on(
                 "sources": [_sources(), source_of(task.metric), source_of(type(runner))],
             }
         )
-        progress, samples, exact = setting.progress, setting.splits("test"), needs_exact_sums(setting.profile)
+        progress, samples = setting.progress, setting.splits("test")
         progress.stage("validate", f"on {setting.profile.name} through {runner.name}")
         kept = setting.store.get_result(key)
         try:
@@ -66,9 +66,11 @@ def measured_on(
             if found is not None:  # outputs do not change with what else a machine does; times do
                 found = retime(found, artifact, baseline, runner, samples, progress)
             elif runner.emulates:
-                found = measure_emulated(artifact, baseline, runner, task, samples, progress, target_samples, exact=exact)
+                found = measure_emulated(
+                    artifact, baseline, runner, task, samples, progress, target_samples, exact=needs_exact_sums(setting.profile)
+                )
             else:
-                found = measure(artifact, baseline, runner, task, samples, runner.threads, progress, exact=exact)
+                found = measure(artifact, baseline, runner, task, samples, runner.threads, progress)
             found.proofs = _proofs(runner, found.proofs)
             outcome = f"{len(found.baseline_counts)} samples"
             setting.store.put_result(key, found.to_json())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepipe.gaps import gap_of, row_gaps, summary
 from edgepipe.probes import fixed_feeds
+from edgepipe.profile import host_profile
 from edgepipe.runners import Proof
 from edgepipe.runners.load import watch_of
 from edgepipe.runners.local import LocalRunner
@@ -103,11 +104,8 @@ def measure(
     samples: Sequence[Sample],
     threads: int,
     progress: Progress,
-    *,
-    exact: bool = False,
 ) -> Measurement:
-    """Everything the validator judges, from one visit to the target. `exact`: as for `LocalRunner`, what runs here beside it.
-    Raises `DeviceError` when the runner fails."""
+    """Everything the validator judges, from one visit to the target. Raises `DeviceError` when the runner fails."""
     result = Measurement(runner.name, threads)
     ours, theirs = runner.push(candidate), runner.push(baseline)
     labels = candidate.program.get("labels", ())
@@ -121,7 +119,7 @@ def measure(
         progress.update(STAGE, "batch and padding invariance")
         _invariance(new, samples, outputs, candidate, result)
     progress.update(STAGE, "parity with a plain session here")
-    here = LocalRunner(exact=exact)
+    here = LocalRunner(exact=host_profile().cpu.int8_saturates)  # what the model means, whatever CPU this is
     with opened(here, here.push(candidate), threads=threads, optimise=False) as plain:
         _parity(plain, samples, outputs, result)
     progress.update(STAGE, "memory")

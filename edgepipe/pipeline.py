@@ -237,7 +237,7 @@ def cache_key(
             "costs": dict(costs),
             "threads": setting.threads,
             "cpu": machine_facts()["flags"],  # whose kernels the checks ran on
-            "exact": needs_exact_sums(setting.profile),
+            "exact": "onnx" in spec.gives.values() and needs_exact_sums(setting.profile),
             "versions": {name: library_version(name) for name in (*spec.libraries, "edgepipe", "numpy")},
         }
     )
