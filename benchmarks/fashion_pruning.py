@@ -1,7 +1,7 @@
 """The wide Fashion-MNIST network for a Raspberry Pi 4: int8 alone, and with channels cut and accuracy won back before it.
 
-`examples/fashion/recipes/smallest.toml` is the recipe; the other rows cut another share. Points are on the test images, float32 and candidate
-on the same ones; milliseconds are predicted from counted instructions. `--only NAME` renews one row.
+Points are on the test images, float32 and candidate on the same ones; milliseconds are predicted from counted instructions.
+`--only NAME` renews one row.
 """
 
 from __future__ import annotations
@@ -9,46 +9,26 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from demo import ROOT, known, write_result
 
 from edgepipe.build import compress
-from edgepipe.config import Recipe, dump_recipe
 from edgepipe.project import make_request
 
 EXAMPLE = ROOT / "examples" / "fashion"
 LOOSE = ["max_accuracy_drop=100", "max_size_ratio=1", "max_latency_ratio=10"]  # a table is wanted, not a verdict
-ROWS: dict[str, dict[str, Any] | None] = {
-    "int8 alone": None,
-    "half of the channels": {"ratio": 0.5},
-    "60 % of them": {"ratio": 0.6},
-    "smallest.toml": {},
-}
+ROWS = {"int8 alone": None, "smallest.toml": str(EXAMPLE / "recipes" / "smallest.toml")}
 
 
-def recipe(options: dict[str, Any]) -> Recipe:
-    """The example's recipe, with other channels cut where `options` say which."""
-    written = tomllib.loads((EXAMPLE / "recipes" / "smallest.toml").read_text(encoding="utf-8"))
-    for step in written["step"]:
-        if step["pass"] == "prune-channels" and options:
-            step["options"] = options
-    return Recipe.model_validate(written)
-
-
-def build(options: dict[str, Any] | None, work: Path) -> dict[str, Any]:
-    path = None
-    if options is not None:
-        path = work / "recipe.toml"
-        path.write_text(dump_recipe(recipe(options)), encoding="utf-8")
+def build(recipe: str | None, work: Path) -> dict[str, Any]:
     start = time.monotonic()
     made = compress(
         make_request(
             project=str(EXAMPLE / "wide.toml"),
             profiles=["rpi4"],
-            recipe=str(path) if path else None,
+            recipe=recipe,
             budget=LOOSE,
             out=str(work / "out"),
         )
@@ -91,10 +71,10 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(ROWS))
     only = parser.parse_args().only
     data = known("fashion_pruning")
-    for name, options in ROWS.items():
+    for name, recipe in ROWS.items():
         if only in (None, name):
             with tempfile.TemporaryDirectory() as work:
-                data[name] = build(options, Path(work))
+                data[name] = build(recipe, Path(work))
             write_result("fashion_pruning", "python benchmarks/fashion_pruning.py", table(data), data)
 
 
