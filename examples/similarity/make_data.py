@@ -38,6 +38,9 @@ def main() -> None:
     if not (SENTIMENT / "unlabelled.csv").is_file():
         sys.exit(f"{SENTIMENT / 'unlabelled.csv'} is missing: run ../sentiment/fetch.py first")
     write(paired([*texts("train.csv"), *texts("unlabelled.csv")], SEED) + paired(words(), SEED + 1), home() / "train.csv")
+    with (home() / "calibration.csv").open(encoding="utf-8", newline="") as handle:
+        news = [(row["text"], row["text_pair"], row["label"]) for row in csv.DictReader(handle)]
+    write(news + paired(texts("calibration.csv"), SEED + 4), home() / "calibration_mixed.csv")
     write(paired(texts("dev.csv"), SEED + 2), home() / "texts_dev.csv")
     write(paired(texts("test.csv"), SEED + 3)[:PAIRS], home() / "texts_test.csv")
 
