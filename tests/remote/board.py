@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ class Board:
         (self.folder / name).write_text(script)
 
     def files(self) -> list[str]:
-        return sorted(path.relative_to(self.home).as_posix() for path in self.home.rglob("*") if path.is_file())
+        """Also while the board tidies up: `os.walk` passes over folders that have gone."""
+        return sorted((Path(folder) / name).relative_to(self.home).as_posix() for folder, _, names in os.walk(self.home) for name in names)
 
     @property
     def agent(self) -> Path:
