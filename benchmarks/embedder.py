@@ -32,7 +32,7 @@ from edgepipe.worker_process import WorkerProcess
 EXAMPLE = ROOT / "examples" / "similarity"
 SETS = ("simlex999", "wordsim353", "lee", "texts")
 FEWER = [{"pass": "prune-vocab", "options": {"size": 22000}}]  # in place of a table of lower rank
-BUILDS: dict[str, list[dict[str, Any]] | None] = {"smallest.toml": None, "22,000 tokens": FEWER}  # what stands before the export
+BUILDS: dict[str, list[dict[str, Any]] | None] = {"smallest.toml": None, "22,000 tokens": FEWER}  # before its export; None: as written
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The device agent: opens artifacts, runs samples and reports times. One request a line on stdin, one answer on
 stdout, as JSON; arrays as {dtype, shape, data (base64)}. numpy and onnxruntime only; never imports edgepipe.
 
-Requests: {"do": "open", folder, threads, optimise} · {"do": "predict", samples} (encoding, model and total time
+Requests: {"do": "open", folder, threads, optimise, exact} · {"do": "predict", samples} (encoding, model and total time
 per sample) · {"do": "batch", samples, length} · {"do": "repeat", feeds, times} · {"do": "memory"}. It ends with its stdin.
 """
 
@@ -91,7 +91,7 @@ def main():
             do = request["do"]
             answer = {}
             if do == "open":
-                driver = Driver(request["folder"], request["threads"], request["optimise"], request.get("exact", False))
+                driver = Driver(request["folder"], request["threads"], request["optimise"], request["exact"])
             elif do == "predict":
                 answer = {"results": predict(driver, request["samples"])}
             elif do == "batch":

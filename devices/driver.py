@@ -43,6 +43,14 @@ def open_session(path, threads=1, disabled_optimizers=(), optimise=True, exact=F
     """
     import onnxruntime
 
+    options, disabled = session_options(threads, disabled_optimizers, optimise, exact)
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
+
+
+def session_options(threads, disabled_optimizers, optimise, exact):
+    """The options of such a session, and the optimizers that are left out."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -55,7 +63,7 @@ def open_session(path, threads=1, disabled_optimizers=(), optimise=True, exact=F
         disabled_optimizers = REWRITES
     elif not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled_optimizers))
+    return options, list(disabled_optimizers)
 
 
 class TextEncoder:
